@@ -25,6 +25,7 @@ from fewer.seams import (
     Rewind,
     Route,
     Select,
+    Target,
     Transform,
     Work,
     budget_knob,
@@ -272,14 +273,8 @@ class Ratio(Accept):
 
     bug: str = knob("", "what is planted")
 
-    def walk(
-        self,
-        tree: Tree,
-        draw: Callable[[int], int],
-        probs: Callable[[int], torch.Tensor],
-        push: Callable[[int], None],
-        rng: Rng,
-    ) -> tuple[list[int], int]:
+    def walk(self, tree: Tree, target: Target, rng: Rng, told: Told, state: Any) -> tuple[list[int], int]:
+        probs, push = target.probs, target.push
         stale = [probs(i - 1) for i in range(len(tree) + 1)] if self.bug == "stale" else None
         for i, token in enumerate(tree.tokens.tolist()):
             p, q = probs(i - 1) if stale is None else stale[i], tree.q[i]
@@ -298,4 +293,4 @@ class Ratio(Accept):
             final = rng.categorical(tree.q[-1])
             push(final)
             return list(range(len(tree))), final
-        return list(range(len(tree))), draw(len(tree) - 1)
+        return list(range(len(tree))), target.draw(len(tree) - 1)

@@ -55,6 +55,16 @@ def test_depth_and_trimming():
     assert len(BUSH.trimmed(0)) == 0
 
 
+def test_a_part_of_a_tree_keeps_what_belongs_to_its_nodes():
+    """Nodes 1, 3 and 4 are soft: their vectors, chances and places follow them."""
+    bush = Tree(np.array([5, -1, 7, -1, -1]), BUSH.parent, None, np.arange(5.0), torch.tensor([[1.0], [3.0], [4.0]]))
+    part = bush.only(np.array([1, 3]))
+    assert part.tokens.tolist() == [-1, -1] and part.parent.tolist() == [-1, 0]
+    assert part.chance.tolist() == [1, 3] and part.embeds.flatten().tolist() == [1, 3]
+    rows = chain_then_tree([9], bush, 0)
+    assert rows.tokens.tolist() == [9, 5, -1, 7, -1, -1] and rows.embeds is bush.embeds
+
+
 def test_state_is_a_requests_own():
     class Counts:
         def start(self, told: Told) -> list[int]:

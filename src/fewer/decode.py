@@ -85,53 +85,68 @@ def draft(req: Request, context: list[int], horizon: int | None) -> Work:
     return tree.trimmed(limit)
 
 
+class Verdict:
+    """What one forward says about a draft: `Target` for the methods. `base` = output row of the certain token."""
+
+    def __init__(self, req: Request, out: Out, base: int, first: int) -> None:
+        self._req, self._out, self._base, self._first = req, out, base, first
+
+    @property
+    def logits(self) -> torch.Tensor:
+        assert self._out.logits is not None
+        return self._out.logits[self._base :]
+
+    def hidden(self, tap: str) -> torch.Tensor:
+        return self._out.hidden[tap][self._first :]
+
+    def draw(self, node: int) -> int:
+        if self._out.tokens is None:
+            return self._req.sampler.draw(self.logits[node + 1], self._req.told)
+        token = int(self._out.tokens[self._base + node + 1])
+        self.push(token)
+        return token
+
+    def probs(self, node: int) -> torch.Tensor:
+        return self._req.sampler.weights(self.logits[node + 1], self._req.told)
+
+    def push(self, token: int) -> None:
+        self._req.sampler.push(token, self._req.told)
+
+
 def advance(req: Request, pending: list[int], at: int, tree: Tree) -> Work:
     """One forward over the certain tokens and a draft; emits at least one token and commits what stands."""
     rows = chain_then_tree(pending, tree, at)
-    n = len(pending)
+    n, told, propose, accept = len(pending), req.told, req.seams.propose, req.seams.accept
     every = _all_rows_if_needed(req, len(rows))
     want = every if every is not None else np.arange(n - 1, len(rows))
-    greedy = every is None and req.sampler.plain_greedy and (req.seams.accept is None)
-    stage = "decode" if req.told.decoding else "prefill"
-    out = yield Forward(rows, want=want, greedy=greedy, stage=stage)
-    base = 0 if every is None else n - 1  # index in the output of the last certain token
-
-    def draw(node: int) -> int:
-        if out.tokens is not None:
-            token = int(out.tokens[base + 1 + node])
-            req.sampler.push(token, req.told)
-        else:
-            assert out.logits is not None
-            token = req.sampler.draw(out.logits[base + 1 + node], req.told)
-        return token
-
-    def probs(node: int) -> torch.Tensor:
-        assert out.logits is not None
-        return req.sampler.weights(out.logits[base + 1 + node], req.told)
-
-    def push(token: int) -> None:
-        req.sampler.push(token, req.told)
-
-    started = len(req.told.generated)
-    if req.seams.accept is None:
-        path, bonus = follow(tree, draw, req.sampler.stops)
+    told_logits = propose is not None and "logits" in propose.needs
+    greedy = every is None and req.sampler.plain_greedy and accept is None and not told_logits
+    taps = frozenset[str]().union(*(m.taps for m in (propose, accept) if m is not None))
+    out = yield Forward(rows, want, greedy=greedy, taps=taps, stage="decode" if told.decoding else "prefill")
+    verdict = Verdict(req, out, 0 if every is None else n - 1, n - 1)
+    started = len(told.generated)
+    if accept is None:
+        path, bonus = follow(tree, verdict.draw, req.sampler.stops)
     else:
-        path, bonus = req.seams.accept.walk(tree, draw, probs, push, req.sampler.rng)
+        path, bonus = accept.walk(tree, verdict, req.sampler.rng, told, told.of(accept))
     new = [int(tree.tokens[i]) for i in path] + [bonus]
-    if req.told.generated[started:] != new:
-        raise ValueError(f"{type(req.seams.accept).__name__} must push the tokens that stand, once each, in order")
+    if told.generated[started:] != new:
+        raise ValueError(f"{type(accept).__name__} must push the tokens that stand, once each, in order")
     for i, token in enumerate(new):
         if out.logits is not None:
-            req.note_logprob(out.logits[base + 1 + (path[i - 1] if i else -1)], token)
+            req.note_logprob(verdict.logits[path[i - 1] + 1 if i else 0], token)
         if req.accept(token):
             new = new[: i + 1]
             break
-    del req.told.generated[started + len(new) :]
+    del told.generated[started + len(new) :]
     stand = len(new) - 1
+    if propose is not None and (told_logits or propose.taps):
+        propose.feedback(tree, path[:stand], verdict, told, told.of(propose))
     req.ledger.constraint_checks = req.sampler.checks
-    req.ledger.drafted_tokens += len(tree)
+    drafted = int((tree.tokens >= 0).sum())
+    req.ledger.drafted_tokens += drafted
     req.ledger.accepted_tokens += stand
-    req.ledger.rejected_tokens += len(tree) - stand
+    req.ledger.rejected_tokens += drafted - stand
     accepted = np.concatenate([np.arange(n), n + np.asarray(path[:stand], dtype=np.int64)])
     _tell_logits(req, rows, out, accepted)
     yield Commit(accepted)

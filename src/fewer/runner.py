@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from fewer.decode import decode
+from fewer.errors import BadRequest
 from fewer.kv.store import Store
 from fewer.kv.view import View
 from fewer.models.decoder import Decoder
-from fewer.plan import PLAIN
+from fewer.plan import PLAIN, label
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Rewind, Work
 from fewer.types import Group, Out, Step, Told
@@ -74,7 +75,15 @@ class Runner:
         self.live: list[Live] = []
 
     def add(self, req: Request) -> None:
-        """Queue a request."""
+        """Queue a request. Raises BadRequest if a method uses a model that is not there, and what its brings() raises."""
+        for method in req.seams.methods():
+            for name in method.uses - self.models.keys():
+                raise BadRequest(
+                    f"{label(method)} needs a {name} model: give one with fewer.open(..., {name}=...) or --{name}."
+                )
+            for name, model in method.brings(self.models["main"]).items():
+                if name not in self.models:
+                    self.models[name], self.stores[name] = model, model.new_store()
         self.waiting.append(req)
 
     def run(self) -> None:

@@ -18,6 +18,7 @@ from fewer.kv.view import View
 from fewer.types import EMPTY_TREE, Out, Rng, Rows, Told, Tree
 
 if TYPE_CHECKING:
+    from fewer.models.decoder import Decoder
     from fewer.request import Request
 
 
@@ -94,6 +95,12 @@ class Method:
     seam: ClassVar[str] = ""
     name: ClassVar[str] = ""  # the catalogue name, set on the object when a plan is made
     needs: ClassVar[frozenset[str]] = frozenset()  # "attention", "logits": evidence the engine must produce
+    uses: ClassVar[frozenset[str]] = frozenset()  # models beside "main" that its forwards name, e.g. "draft"
+
+    def brings(self, main: Decoder) -> dict[str, Decoder]:
+        """Models of its own, made from the main one, under names no other method takes. Asked when a request is queued;
+        a name that the engine already has is not made again, so it must say everything the model depends on."""
+        return {}
 
     def start(self, told: Told) -> Any:
         """This request's own state, made when the prompt's length is known."""
@@ -213,11 +220,26 @@ class Route(Method):
         return False
 
 
+class Target(Protocol):
+    """The main model's verdict on a draft tree. Node -1 is the certain token the tree hangs on.
+
+    logits: (N + 1, V) the model's own, row node + 1 after each node, before penalties and rules.
+    """
+
+    @property
+    def logits(self) -> torch.Tensor: ...
+    def hidden(self, tap: str) -> torch.Tensor: ...  # (N + 1, D) of a tap that was declared; rows as in logits
+    def draw(self, node: int) -> int: ...  # sample there, after what was pushed, and push the token
+    def probs(self, node: int) -> torch.Tensor: ...  # (V,) the processed distribution there, after what was pushed
+    def push(self, token: int) -> None: ...  # a token stands: penalties and rules advance
+
+
 @dataclass(frozen=True)
 class Propose(Method):
     """Drafts: token trees that hang on the last certain token."""
 
     seam: ClassVar[str] = "propose"
+    taps: ClassVar[frozenset[str]] = frozenset()  # hidden states of the main model that feedback() reads
 
     def guess(self, context: list[int], limit: int, told: Told, state: Any) -> Tree:
         """A draft no deeper than `limit`, without running a model."""
@@ -228,8 +250,12 @@ class Propose(Method):
         return self.guess(context, limit, told, state)
         yield
 
+    def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Any) -> None:
+        """With needs = {"logits"} or taps: what the model said about `tree`, of which `path` stands. Called before learn(),
+        and once with the empty tree when the prompt is complete."""
+
     def learn(self, context: list[int], new: list[int], told: Told, state: Any) -> None:
-        """Feedback: `new` tokens were appended to `context`."""
+        """`new` tokens were appended; they are the end of `context`."""
 
 
 @dataclass(frozen=True)
@@ -237,20 +263,12 @@ class Accept(Method):
     """Which drafted rows stand. Default of the engine: draw from the target at each node, follow the child that matches."""
 
     seam: ClassVar[str] = "accept"
+    taps: ClassVar[frozenset[str]] = frozenset()  # hidden states of the main model that it reads
 
-    def walk(
-        self,
-        tree: Tree,
-        draw: Callable[[int], int],
-        probs: Callable[[int], torch.Tensor],
-        push: Callable[[int], None],
-        rng: Rng,
-    ) -> tuple[list[int], int]:
-        """(accepted node path, one more token). Node -1 is the certain token.
+    def walk(self, tree: Tree, target: Target, rng: Rng, told: Told, state: Any) -> tuple[list[int], int]:
+        """(accepted node path, one more token).
 
-        draw(node) samples the target there and pushes the token; probs(node) is the target's processed distribution (V,)
-        after what was pushed; push(token) says that a token stands, so that penalties and rules advance: in text order,
-        once for every token that was not drawn.
+        Every token that stands is pushed once, in text order: by target.draw(), or by target.push() if it was not drawn.
         """
         raise NotImplementedError
 

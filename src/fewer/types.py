@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """T rows of ONE sequence: tokens (T,) or embeds (T, D); pos (T,); parent (T,) local row numbers or -1. int64."""
+    """T rows of ONE sequence: pos (T,); parent (T,) local row numbers or -1; tokens (T,). int64.
+
+    A row whose token is -1 is soft: its input is a vector, and embeds (S, D) holds those of the soft rows in order.
+    """
 
     pos: np.ndarray
     parent: np.ndarray
@@ -41,7 +44,7 @@ def chain(tokens: Sequence[int] | np.ndarray, start: int) -> Rows:
 
 
 def soft(embeds: torch.Tensor, start: int) -> Rows:
-    """Rows whose inputs are vectors (T, D) instead of tokens (token ids are reported as -1)."""
+    """Rows whose inputs are vectors (T, D) instead of tokens."""
     n = len(embeds)
     return Rows(np.arange(start, start + n), np.arange(-1, n - 1), np.full(n, -1), embeds)
 
@@ -50,12 +53,16 @@ def soft(embeds: torch.Tensor, start: int) -> Rows:
 class Tree:
     """A draft: tokens (N,), parent (N,) indices into this tree or -1 for the last certain token; parents come first.
 
-    `q`, if given, holds the drafter's own distribution at each node's PARENT, (N, V): needed by ratio acceptance only.
+    q: the drafter's own distribution at each node's PARENT, (N, V): needed by ratio acceptance only.
+    chance: (N,) the drafter's estimate that a node and all before it stand; it decides what is verified when rows cost.
+    embeds: (S, D) inputs of the S nodes whose token is -1, in order. Such a node is computed and never stands.
     """
 
     tokens: np.ndarray
     parent: np.ndarray
     q: torch.Tensor | None = None
+    chance: np.ndarray | None = None
+    embeds: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -69,13 +76,20 @@ class Tree:
 
     def trimmed(self, levels: int) -> Tree:
         """The tree without nodes deeper than `levels` levels."""
-        keep = np.flatnonzero(self.depth() < levels)
+        return self.only(np.flatnonzero(self.depth() < levels))
+
+    def only(self, keep: np.ndarray) -> Tree:
+        """The nodes `keep` (ascending; every node's parent must be among them or -1)."""
         if len(keep) == len(self.tokens):
             return self
         new = np.full(len(self.tokens) + 1, -1)
         new[keep] = np.arange(len(keep))
         q = None if self.q is None else self.q[torch.as_tensor(keep)]
-        return Tree(self.tokens[keep], new[self.parent[keep]], q)
+        chance = None if self.chance is None else self.chance[keep]
+        soft = np.cumsum(self.tokens < 0) - 1
+        vectors = keep[self.tokens[keep] < 0]
+        embeds = None if self.embeds is None else self.embeds[torch.as_tensor(soft[vectors])]
+        return Tree(self.tokens[keep], new[self.parent[keep]], q, chance, embeds)
 
 
 EMPTY_TREE = Tree(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -91,7 +105,7 @@ def chain_then_tree(tokens: Sequence[int], tree: Tree, start: int) -> Rows:
     pos = np.concatenate([np.arange(start, start + n), start + n + tree.depth()])
     parent = np.concatenate([head, parent])
     is_chain = bool((parent == np.arange(-1, len(parent) - 1)).all())
-    return Rows(pos, parent, np.concatenate([np.asarray(tokens, np.int64), tree.tokens]), None, is_chain)
+    return Rows(pos, parent, np.concatenate([np.asarray(tokens, np.int64), tree.tokens]), tree.embeds, is_chain)
 
 
 def code_point(token: int, first: bool) -> bytes:

@@ -96,10 +96,13 @@ class Decoder:
     def _inputs(self, step: Step) -> torch.Tensor:
         parts = []
         for g in step.groups:
-            if g.rows.embeds is not None:
-                parts.append(g.rows.embeds.to(device=self.device, dtype=self.dtype))
-            else:
-                parts.append(self.head.embed(torch.from_numpy(g.rows.tokens).to(self.device)))
+            tokens = torch.from_numpy(g.rows.tokens).to(self.device)
+            if g.rows.embeds is None:
+                parts.append(self.head.embed(tokens))
+                continue
+            x = self.head.embed(tokens.clamp_min(0))
+            x[tokens < 0] = g.rows.embeds.to(x)
+            parts.append(x)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _outputs(self, step: Step, x: torch.Tensor, hidden: list[dict[str, torch.Tensor]]) -> list[Out]:
