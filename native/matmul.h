@@ -5,7 +5,7 @@
 #include "rowops.h"
 
 /* Scratch slots of this side of the library; see fewer.h. */
-enum { FW_SLOT_X = 8, FW_SLOT_H = 9, FW_SLOT_ROWS = 10, FW_SLOT_BEST = 11, FW_SLOT_TILE = 12 };
+enum { FW_SLOT_X = 8, FW_SLOT_H = 9, FW_SLOT_ROWS = 10, FW_SLOT_BEST = 11, FW_SLOT_TILE = 12, FW_SLOT_QKV = 13 };
 
 typedef struct {
     const fw_packed *w;

@@ -4,7 +4,8 @@
 
 #include "fewer.h"
 
-extern PyMethodDef fw_attend_methods[], fw_linear_methods[], fw_pack_methods[], fw_block_methods[], fw_limit_methods[];
+extern PyMethodDef fw_attend_methods[], fw_linear_methods[], fw_pack_methods[], fw_block_methods[],
+    fw_stack_methods[], fw_limit_methods[];
 
 static PyObject *py_set_threads(PyObject *self, PyObject *arg) {
     (void)self;
@@ -49,7 +50,8 @@ static struct PyModuleDef module = {
 };
 
 PyMODINIT_FUNC PyInit__native(void) {
-    PyMethodDef *parts[] = {fw_attend_methods, fw_linear_methods, fw_pack_methods, fw_block_methods, fw_limit_methods};
+    PyMethodDef *parts[] = {fw_attend_methods, fw_linear_methods, fw_pack_methods,
+                            fw_block_methods,  fw_stack_methods,  fw_limit_methods};
     PyObject *m = PyModule_Create(&module);
     for (size_t i = 0; m != NULL && i < sizeof parts / sizeof *parts; i++)
         if (PyModule_AddFunctions(m, parts[i]) < 0) Py_CLEAR(m);

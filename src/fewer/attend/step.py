@@ -59,6 +59,11 @@ class Attention:
             at += n
         return o
 
+    def charge_all(self) -> None:
+        """Count the entries that every layer of this step reads: somebody else attended, by `kernel_step`."""
+        for r, cost in zip(self.reads, self._costs):
+            r.entries_read += sum(cost[: self.depth])
+
     def absent(self, layer: int) -> None:
         """No row of this step attends at `layer`: none leaves an entry there."""
         for r in self.reads:

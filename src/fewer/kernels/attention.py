@@ -67,6 +67,7 @@ class Step:
         starts, rows, tables_at, nseg_at = (x.ctypes.data for x in (row_start, pos, tables, nseg))
         layers = range(0, 8 * n_seq * len(tables), 8 * n_seq) if n_seq else [0] * len(tables)
         self._fixed = [(n_seq, starts, tables_at + skip, nseg_at + skip, rows) for skip in layers]
+        self.addresses = (n_seq, starts, tables_at, nseg_at, rows, self._visible_at, self._staged_at)  # for all layers
 
 
 def _check_visible(visible: list[torch.Tensor | None], rows: list[int], staged: list[int]) -> np.ndarray | None:

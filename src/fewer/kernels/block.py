@@ -38,7 +38,7 @@ class PackedBlock:
         offset = dict.fromkeys(NORMS, spec.norm_offset)
         self.v = {name: (t.float() + offset.get(name, 0.0)).contiguous() for name, t in v.items()}
         _check_sizes(spec, self.w, self.v)
-        self._handle = self._new_handle()
+        self.handle = self._new_handle()
 
     def _new_handle(self) -> Any:
         if native is None:
@@ -65,7 +65,7 @@ class PackedBlock:
         q = torch.empty((rows, *self._q_shape[1:]))
         k, v = torch.empty((rows, *self._k_shape[1:])), torch.empty((rows, *self._k_shape[1:]))
         at = (cos.data_ptr(), sin.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr())
-        native.block_qkv(self._handle, x.data_ptr(), rows, *at)
+        native.block_qkv(self.handle, x.data_ptr(), rows, *at)
         return q, k, v
 
     def out(self, o: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class PackedBlock:
         _need("x", x, rows, self.spec.d_model)
         if native is None:
             return x.add_(reference.out(self.spec, self.w, self.v, o))
-        native.block_out(self._handle, o.data_ptr(), x.data_ptr(), rows)
+        native.block_out(self.handle, o.data_ptr(), x.data_ptr(), rows)
         return x
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ class PackedBlock:
         _need("x", x, rows, self.spec.d_model)
         if native is None:
             return x.add_(reference.mlp(self.spec, self.w, self.v, x))
-        native.block_mlp(self._handle, x.data_ptr(), rows)
+        native.block_mlp(self.handle, x.data_ptr(), rows)
         return x
 
 

@@ -18,7 +18,7 @@ import torch
 from fewer.attend.step import Attention
 from fewer.kv.store import Store
 from fewer.models.angles import Angles, Turn
-from fewer.models.layers import Block, Head
+from fewer.models.layers import Block, Head, Stack
 from fewer.models.routing import Router
 from fewer.models.spec import Spec
 from fewer.types import Group, Out, Step
@@ -45,9 +45,10 @@ class Decoder:
         dtype: torch.dtype,
         device: str = "cpu",
         kv_dtype: torch.dtype | None = None,
+        stack: Stack | None = None,
     ) -> None:
         self.spec, self.blocks, self.head, self.dtype, self.device = spec, blocks, head, dtype, device
-        self.kv_dtype = kv_dtype or dtype
+        self.kv_dtype, self.stack = kv_dtype or dtype, stack
         self.angles = Angles(spec, dtype if dtype in (torch.float32, torch.float64) else torch.float32, device)
 
     @property
@@ -67,15 +68,11 @@ class Decoder:
         turns = self._turns(groups)
         hidden: list[dict[str, torch.Tensor]] = [{} for _ in groups]
         x = self._inputs(step)
-        for layer, block in enumerate(self.blocks[:n_layers]):
-            if router is None:
-                q, k, v = block.qkv(x, *turns[layer])
-                x = block.out(attention.layer(layer, q, k, v), x)
-                x = block.mlp(x)
-            else:
-                x = router.layer(layer, x, block, attention, turns[layer])
-            if step.taps:
-                _tap(step, hidden, f"layer.{layer}", x)
+        if self.stack is not None and attention.kernel_step is not None and router is None and not step.taps:
+            self.stack.run(x, turns, attention.kernel_step, n_layers)
+            attention.charge_all()
+        else:
+            x = self._layers(x, step, n_layers, attention, router, turns, hidden)
         for layer in range(n_layers, self.spec.n_layers):
             attention.absent(layer)
         _tap(step, hidden, "last", x)
@@ -86,6 +83,27 @@ class Decoder:
             run = rows * n_layers if router is None else (router.attn_rows[i] + router.ffn_rows[i]) / 2
             spent.append(Spent(rows, run, rows * self.spec.n_layers - run, r.entries_read))
         return outs, spent
+
+    def _layers(
+        self,
+        x: torch.Tensor,
+        step: Step,
+        depth: int,
+        attention: Attention,
+        router: Router | None,
+        turns: list[Turn],
+        hidden: list[dict[str, torch.Tensor]],
+    ) -> torch.Tensor:
+        for layer, block in enumerate(self.blocks[:depth]):
+            if router is None:
+                q, k, v = block.qkv(x, *turns[layer])
+                x = block.out(attention.layer(layer, q, k, v), x)
+                x = block.mlp(x)
+            else:
+                x = router.layer(layer, x, block, attention, turns[layer])
+            if step.taps:
+                _tap(step, hidden, f"layer.{layer}", x)
+        return x
 
     def _turns(self, groups: list[Group]) -> list[Turn]:
         """Rotations a layer; rows whose plan rotates keys by place when they are read stay unrotated here."""

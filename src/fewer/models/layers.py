@@ -10,7 +10,7 @@ Rotation is the decoder's business, so that keys can be kept unrotated. kernels/
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import gelu, linear, silu
@@ -31,6 +31,13 @@ class Block(Protocol):
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         """-> x + post(mlp(norm(x))). May reuse x's memory."""
+
+
+class Stack(Protocol):
+    """All layers at once, where nothing comes between them. step: the store's tables as attention made them."""
+
+    def run(self, x: torch.Tensor, turns: Any, step: Any, depth: int) -> None:
+        """x (T, D) through the first `depth` layers, in place. turns: cos, sin a layer."""
 
 
 class Head(Protocol):

@@ -16,6 +16,7 @@ from fewer.kernels.arena import Arena
 from fewer.kernels.block import MATRICES, PackedBlock, PackedHead
 from fewer.kernels.native import native
 from fewer.kernels.pack import Packed, pack_dense, pack_gguf
+from fewer.kernels.stack import PackedStack
 from fewer.models.decoder import Decoder
 from fewer.models.layers import Block, DenseBlock, DenseHead, Head
 from fewer.models.source import Source
@@ -80,7 +81,9 @@ def _packed(source: Source, bits: int | None, progress: Callable[[int, int], Non
     else:
         dense_ends = [source.raw(n).dense(torch.float32) for n in ends]
         head = DenseHead(spec, dense_ends[0], norm, None if spec.tied else dense_ends[1])
-    return Decoder(spec, blocks, head, torch.float32, "cpu", torch.float16)
+    every = [b for b in blocks if isinstance(b, PackedBlock)]
+    stack = PackedStack(spec, every) if len(every) == spec.n_layers else None
+    return Decoder(spec, blocks, head, torch.float32, "cpu", torch.float16, stack)
 
 
 def _dense(source: Source, dtype: torch.dtype, device: str, progress: Callable[[int, int], None] | None) -> Decoder:
