@@ -1,4 +1,4 @@
-/* One strip times activation tiles with AVX2 and FMA, eight outputs and up to four rows at a time.
+/* One strip times activation tiles with AVX2 and FMA, sixteen outputs and up to four rows at a time.
  *
  * vpmaddubsw adds two products in 16 bits, and such sums are added in 16 bits as long as nothing can overflow: 8 quads
  * of 4-bit weights (8 * 2 * 15 * 127 < 2^15), 4 of 5-bit, 2 of 6-bit ones. 8-bit weights are split into nibbles,
@@ -26,40 +26,52 @@ INLINE __m256i top_bits(int width, const uint8_t *q, int j) {
     return _mm256_and_si256(v, _mm256_set1_epi8((char)(((1 << width) - 1) << 4)));
 }
 
-/* dot += quads [from, to) of eight outputs; high: the upper nibbles of 8-bit weights, else everything below them */
-INLINE void add_quads(int rows, int bits, int high, int from, int to, __m256i *dot, const uint8_t *q, const int8_t *x) {
+/* dot += quads [from, to) of sixteen outputs; high: the upper nibbles of 8-bit weights, else everything below them */
+INLINE void add_quads(int rows, int bits, int high, int from, int to, __m256i dot[][2], const uint8_t *q,
+                      const int8_t *x) {
     const int safe = bits == 5 ? 4 : bits == 6 ? 2 : 8; /* quads whose sums fit 16 bits */
     const __m256i low = _mm256_set1_epi8(15), unit = _mm256_set1_epi16(high ? 16 : 1);
-    __m256i part[PASS];
+    __m256i part[PASS][2];
 #pragma GCC unroll 8
     for (int j = from; j < to; j++) {
-        __m256i u = _mm256_loadu_si256((const __m256i *)(q + 64 * (bits == 8 ? j : j % 4)));
-        u = _mm256_and_si256(high || (bits < 8 && j >= 4) ? _mm256_srli_epi16(u, 4) : u, low);
-        if (bits == 5 || bits == 6) u = _mm256_or_si256(u, top_bits(bits - 4, q, j));
+        __m256i u[2];
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            u[h] = _mm256_loadu_si256((const __m256i *)(q + 64 * (bits == 8 ? j : j % 4) + 32 * h));
+            u[h] = _mm256_and_si256(high || (bits < 8 && j >= 4) ? _mm256_srli_epi16(u[h], 4) : u[h], low);
+            if (bits == 5 || bits == 6) u[h] = _mm256_or_si256(u[h], top_bits(bits - 4, q + 32 * h, j));
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
-            __m256i p = _mm256_maddubs_epi16(u, quad(x + r * FW_BLOCK + 4 * j));
-            part[r] = (j - from) % safe == 0 ? p : _mm256_add_epi16(part[r], p);
-            __asm__("" : "+x"(part[r])); /* keeps the compiler from adding in another order, which spills registers */
-            if (j == to - 1 || (j - from) % safe == safe - 1)
-                dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(part[r], unit));
+            const __m256i v = quad(x + r * FW_BLOCK + 4 * j);
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) {
+                const __m256i p = _mm256_maddubs_epi16(u[h], v);
+                part[r][h] = (j - from) % safe == 0 ? p : _mm256_add_epi16(part[r][h], p);
+                __asm__("" : "+x"(part[r][h])); /* else the compiler adds in another order, which spills registers */
+                if (j == to - 1 || (j - from) % safe == safe - 1)
+                    dot[r][h] = _mm256_add_epi32(dot[r][h], _mm256_madd_epi16(part[r][h], unit));
+            }
         }
     }
 }
 
 /* acc += a whole block (group 32) or half g of it (16) */
-INLINE void add_group(int rows, int bits, int group, int g, __m256 *acc, const uint8_t *q, const int8_t *x,
+INLINE void add_group(int rows, int bits, int group, int g, __m256 acc[][2], const uint8_t *q, const int8_t *x,
                       const uint16_t *scale, const uint16_t *min, __m256 zero, const float *xs, const float *xsum) {
-    const __m256 s = half8(scale), m = min ? half8(min) : _mm256_mul_ps(s, zero);
-    __m256i dot[PASS];
+    __m256i dot[PASS][2];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) dot[r] = _mm256_setzero_si256();
+    for (int r = 0; r < rows; r++) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
     add_quads(rows, bits, 0, g * group / 4, (g + 1) * group / 4, dot, q, x);
     if (bits == 8) add_quads(rows, bits, 1, g * group / 4, (g + 1) * group / 4, dot, q, x);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        const __m256 s = half8(scale + 8 * h), m = min ? half8(min + 8 * h) : _mm256_mul_ps(s, zero);
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        __m256 d = _mm256_mul_ps(_mm256_cvtepi32_ps(dot[r]), _mm256_set1_ps(xs[r]));
-        acc[r] = _mm256_fmadd_ps(_mm256_set1_ps(xsum[r]), m, _mm256_fmadd_ps(d, s, acc[r]));
+        for (int r = 0; r < rows; r++) {
+            const __m256 d = _mm256_mul_ps(_mm256_cvtepi32_ps(dot[r][h]), _mm256_set1_ps(xs[r]));
+            acc[r][h] = _mm256_fmadd_ps(_mm256_set1_ps(xsum[r]), m, _mm256_fmadd_ps(d, s, acc[r][h]));
+        }
     }
 }
 
@@ -73,45 +85,46 @@ INLINE void fetch(const fw_packed *w, long block, int bits, int per) {
     if (w->min) _mm_prefetch((const char *)(w->min + block * per * FW_STRIP), _MM_HINT_T0);
 }
 
-/* Outputs 8 e .. 8 e + 7 of a strip for rows i .. i + rows - 1 of a tile. */
-INLINE void eighth(int rows, int bits, int group, int halves, const fw_packed *w, long strip, int e, const fw_act *a,
-                   long tile, int i, fw_out to) {
+/* Outputs 16 e .. 16 e + 15 of a strip for rows i .. i + rows - 1 of a tile. */
+INLINE void half_strip(int rows, int bits, int group, int halves, const fw_packed *w, long strip, int e,
+                       const fw_act *a, long tile, int i, fw_out to) {
     const int per = FW_BLOCK / group, R = fw_tile_rows(a, tile);
     const __m256 zero = _mm256_set1_ps(-w->zero);
-    __m256 acc[PASS];
+    __m256 acc[PASS][2];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) acc[r] = _mm256_setzero_ps();
+    for (int r = 0; r < rows; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
     for (long b = 0; b < w->blocks; b++) {
         if (e == 0 && i == 0 && !to.cached) fetch(w, strip * w->blocks + b, bits, per);
         const long block = strip * w->blocks + b, at = tile * FW_ROWS * w->blocks + b * R;
-        const uint8_t *q = w->q + block * 128 * bits + e / 2 * 64 * bits + e % 2 * 32;
+        const uint8_t *q = w->q + (block * 2 + e) * 64 * bits;
         const int8_t *x = a->codes + (at + i) * FW_BLOCK;
-        const uint16_t *scale = w->scale + block * per * FW_STRIP + 8 * e;
-        const uint16_t *min = w->min ? w->min + block * per * FW_STRIP + 8 * e : NULL;
+        const uint16_t *scale = w->scale + block * per * FW_STRIP + 16 * e;
+        const uint16_t *min = w->min ? w->min + block * per * FW_STRIP + 16 * e : NULL;
         const float *xs = a->scale[halves] + (1 + halves) * at + i, *xsum = a->sum[halves] + (1 + halves) * at + i;
         const long next = per == 2 ? FW_STRIP : 0; /* scales of the second half */
         add_group(rows, bits, halves ? 16 : 32, 0, acc, q, x, scale, min, zero, xs, xsum);
         if (halves)
             add_group(rows, bits, 16, 1, acc, q, x, scale + next, min ? min + next : NULL, zero, xs + R, xsum + R);
     }
-    const long n = fw_min(w->n - strip * FW_STRIP - 8 * e, 8);
+    const long n = fw_min(w->n - strip * FW_STRIP - 16 * e, 16);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        float v[8], *y = to.y + (i + r) * to.stride + 8 * e;
-        _mm256_storeu_ps(v, _mm256_mul_ps(acc[r], _mm256_set1_ps(w->unscale)));
+        float v[16], *y = to.y + (i + r) * to.stride + 16 * e;
+        _mm256_storeu_ps(v, _mm256_mul_ps(acc[r][0], _mm256_set1_ps(w->unscale)));
+        _mm256_storeu_ps(v + 8, _mm256_mul_ps(acc[r][1], _mm256_set1_ps(w->unscale)));
         for (long o = 0; o < n; o++) y[o] = to.add ? y[o] + v[o] : v[o];
     }
 }
 
-#define STRIP(B, G, H)                                                                                              \
-    static FW_AVX2 void strip_##B##_##G##_##H(const fw_packed *w, long strip, const fw_act *a, long t, fw_out y) {     \
-        const int rows = fw_tile_rows(a, t);                                                                        \
-        for (int e = 0; e < FW_STRIP / 8; e++) {                                                                    \
-            int i = 0;                                                                                              \
-            for (; i + 4 <= rows; i += 4) eighth(4, B, G, H, w, strip, e, a, t, i, y)        ;                      \
-            if (i + 2 <= rows) eighth(2, B, G, H, w, strip, e, a, t, i, y)        , i += 2;                         \
-            if (i < rows) eighth(1, B, G, H, w, strip, e, a, t, i, y)        ;                                      \
-        }                                                                                                           \
+#define STRIP(B, G, H)                                                                                             \
+    static FW_AVX2 void strip_##B##_##G##_##H(const fw_packed *w, long strip, const fw_act *a, long t, fw_out y) { \
+        const int rows = fw_tile_rows(a, t);                                                                       \
+        for (int e = 0; e < 2; e++) {                                                                              \
+            int i = 0;                                                                                             \
+            for (; i + 4 <= rows; i += 4) half_strip(4, B, G, H, w, strip, e, a, t, i, y);                         \
+            if (i + 2 <= rows) half_strip(2, B, G, H, w, strip, e, a, t, i, y), i += 2;                            \
+            if (i < rows) half_strip(1, B, G, H, w, strip, e, a, t, i, y);                                         \
+        }                                                                                                          \
     }
 STRIP(4, 32, 0) STRIP(5, 32, 0) STRIP(8, 32, 0)
 STRIP(4, 32, 1) STRIP(5, 32, 1) STRIP(8, 32, 1)
