@@ -25,18 +25,8 @@ static FW_TARGET void narrow(const float *src, long d, uint16_t *to) {
 
 static FW_TARGET void dots(const float *q, long n, long dp, const float *keys, float *s) {
     for (long i = 0; i < n; i++)
-        for (int half = 0; half < FW_BLOCK; half += 16) {
-            const float *k = keys + half * dp;
-            vf a[16], x = v_load(q + i * dp);
-#pragma GCC unroll 16
-            for (int j = 0; j < 16; j++) a[j] = v_mul(x, v_load(k + j * dp));
-            for (long c = 16; c < dp; c += 16) {
-                x = v_load(q + i * dp + c);
-#pragma GCC unroll 16
-                for (int j = 0; j < 16; j++) a[j] = v_fma(x, v_load(k + j * dp + c), a[j]);
-            }
-            v_store(s + i * FW_BLOCK + half, v_trees(a));
-        }
+        for (int half = 0; half < FW_BLOCK; half += 16)
+            v_store(s + i * FW_BLOCK + half, v_dots(q + i * dp, dp, keys + half * dp));
 }
 
 static FW_TARGET void turn(const float *keys, long dp, float *kt) {

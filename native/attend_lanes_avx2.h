@@ -56,22 +56,58 @@ VI float v_hmax(vf x) {
     return m;
 }
 
-/* Lane sums of eight keys, each by the tree (l, l+8), (l, l+4), (l, l+2), (l, l+1). */
-VI __m256 trees8(const vf *a) {
+/* Lane sums of eight keys, each by the tree (l, l+8), (l, l+4), (l, l+2), (l, l+1); x[i]: (l, l+8) of key i. */
+VI __m256 trees8(const __m256 *x) {
     __m256 b[4], c[2];
-    for (int i = 0; i < 4; i++) { /* keys i and i + 4 share a register */
-        __m256 x = _mm256_add_ps(a[i].lo, a[i].hi), y = _mm256_add_ps(a[i + 4].lo, a[i + 4].hi);
-        b[i] = _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
-    }
+    for (int i = 0; i < 4; i++) /* keys i and i + 4 share a register */
+        b[i] = _mm256_add_ps(_mm256_permute2f128_ps(x[i], x[i + 4], 0x20), _mm256_permute2f128_ps(x[i], x[i + 4], 0x31));
     for (int i = 0; i < 2; i++)
         c[i] = _mm256_add_ps(_mm256_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),
                              _mm256_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
     return _mm256_add_ps(_mm256_shuffle_ps(c[0], c[1], 0x88), _mm256_shuffle_ps(c[0], c[1], 0xdd));
 }
-VI vf v_trees(const vf *a) { return (vf){trees8(a), trees8(a + 8)}; }
+
+/* q . 16 keys of dp values each. Four keys at a time: their sums and the query fit the sixteen registers. */
+VI vf v_dots(const float *q, long dp, const float *keys) {
+    __m256 x[16];
+#pragma GCC unroll 4
+    for (int g = 0; g < 16; g += 4) {
+        vf a[4];
+        const float *k = keys + g * dp;
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) a[j] = v_mul(v_load(q), v_load(k + j * dp));
+        for (long c = 16; c < dp; c += 16) {
+            const vf y = v_load(q + c);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) a[j] = v_fma(y, v_load(k + j * dp + c), a[j]);
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) x[g + j] = _mm256_add_ps(a[j].lo, a[j].hi);
+    }
+    return (vf){trees8(x), trees8(x + 8)};
+}
+
+/* to[i * ld_to + j] = rows[j * ld + i] for i, j < 8. */
+VI void transpose8(const float *rows, long ld, float *to, long ld_to) {
+    __m256 r[8], s[8];
+    for (int i = 0; i < 4; i++) { /* rows i and i + 4 exchange halves, so the rest stays inside 128 bits */
+        const __m256 x = _mm256_loadu_ps(rows + i * ld), y = _mm256_loadu_ps(rows + (i + 4) * ld);
+        r[i] = _mm256_permute2f128_ps(x, y, 0x20), r[i + 4] = _mm256_permute2f128_ps(x, y, 0x31);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) { /* rows 0 and 1, then 2 and 3 */
+            s[i + 2 * j] = _mm256_unpacklo_ps(r[i + 2 * j], r[i + 2 * j + 1]);
+            s[i + 2 * j + 1] = _mm256_unpackhi_ps(r[i + 2 * j], r[i + 2 * j + 1]);
+        }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            _mm256_storeu_ps(to + (i + 2 * j) * ld_to, _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0x44));
+            _mm256_storeu_ps(to + (i + 2 * j + 1) * ld_to, _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0xee));
+        }
+}
 
 /* to[i * ld_to + j] = rows[j * ld + i] for i, j < 16. */
 VI void v_transpose(const float *rows, long ld, float *to, long ld_to) {
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 16; j++) to[i * ld_to + j] = rows[j * ld + i];
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 16; j += 8) transpose8(rows + j * ld + i, ld, to + i * ld_to + j, ld_to);
 }

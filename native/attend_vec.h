@@ -21,6 +21,21 @@
 #include "attend_lanes_plain.h"
 #endif
 
+#if FW_VEC != 1
+/* q . 16 keys of dp values each, all sums in registers. */
+VI vf v_dots(const float *q, long dp, const float *keys) {
+    vf a[16], x = v_load(q);
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; j++) a[j] = v_mul(x, v_load(keys + j * dp));
+    for (long c = 16; c < dp; c += 16) {
+        x = v_load(q + c);
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) a[j] = v_fma(x, v_load(keys + j * dp + c), a[j]);
+    }
+    return v_trees(a);
+}
+#endif
+
 /* cap * tanh(x / cap), by tanh(z) = 1 - 2 / (e^2z + 1); the second operand of min and max wins on NaN. */
 VI vf v_softcap(vf x, float cap) {
     vf z = v_max(v_set1(-20.0f), v_min(v_set1(20.0f), v_div(x, v_set1(cap))));
