@@ -17,7 +17,7 @@ needs_native = pytest.mark.skipif(native is None, reason="fewer._native is not b
 def test_limits_are_measured() -> None:
     assert native is not None
     limit = kernels.limits(1)
-    assert limit.read > 0 and (limit.macs > 0) == (native.isa()[0] == 2)
+    assert limit.read > 0 and (limit.macs > 0) == (native.isa()[0] > 0)
     memory = torch.arange(1000)
     expected = 0
     for value in memory.tolist():
