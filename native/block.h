@@ -17,7 +17,7 @@ typedef struct {
     const float *attn_norm, *mlp_norm, *q_norm, *k_norm, *post_attn_norm, *post_mlp_norm;
     float eps;
     long head_dim;
-    int act; /* FW_SILU | FW_GELU */
+    int act, planes; /* FW_SILU | FW_GELU; of activations, 1 or 2 */
 } fw_block;
 
 /* x (rows, D); cos, sin (rows, head_dim / 2), NULL: no rotation; q (rows, Hq, head_dim), k, v (rows, Hkv, head_dim). */

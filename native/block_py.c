@@ -8,11 +8,13 @@ static PyObject *block_new(PyObject *self, PyObject *const *args, Py_ssize_t n) 
     (void)self;
     fw_packed *q, *k, *v, *o, *gate, *up, *down;
     fw_block b = {0};
-    long act;
-    if (!fw_args("block_new", args, n, "wwwwwwwpppppppppfll", &q, &k, &v, &o, &gate, &up, &down, &b.q_bias, &b.k_bias,
+    long act, planes;
+    if (!fw_args("block_new", args, n, "wwwwwwwpppppppppflll", &q, &k, &v, &o, &gate, &up, &down, &b.q_bias, &b.k_bias,
                  &b.v_bias, &b.attn_norm, &b.mlp_norm, &b.q_norm, &b.k_norm, &b.post_attn_norm, &b.post_mlp_norm,
-                 &b.eps, &b.head_dim, &act))
+                 &b.eps, &b.head_dim, &act, &planes))
         return NULL;
+    if (planes != 1 && planes != 2) return PyErr_Format(PyExc_ValueError, "block_new: %ld planes, not 1 or 2", planes);
+    b.planes = (int)planes;
     b.q = *q, b.k = *k, b.v = *v, b.o = *o, b.gate = *gate, b.up = *up, b.down = *down, b.act = (int)act;
     fw_block *kept = PyMem_Malloc(sizeof *kept);
     if (kept == NULL) return PyErr_NoMemory();
@@ -61,7 +63,7 @@ static PyObject *block_mlp(PyObject *self, PyObject *const *args, Py_ssize_t n) 
 #define FAST(name, doc) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, doc}
 PyMethodDef fw_block_methods[] = {
     FAST(block_new, "block_new(q, k, v, o, gate, up, down, biases q k v, norms attn mlp q k post_attn post_mlp, eps, "
-                    "head_dim, act 0 silu | 1 gelu) -> handle; keep the memory alive"),
+                    "head_dim, act 0 silu | 1 gelu, planes) -> handle; keep the memory alive"),
     FAST(block_qkv, "block_qkv(block, x, rows, cos, sin, q, k, v)"),
     FAST(block_out, "block_out(block, o, x, rows): x += post(o Wo)"),
     FAST(block_mlp, "block_mlp(block, x, rows): x += post(mlp(norm(x)))"),

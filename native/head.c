@@ -16,25 +16,26 @@ typedef struct {
 static void argmax_task(void *ctx, long task, int worker) {
     (void)worker;
     const argmax_job *j = ctx;
-    const fw_strip_fn strip_fn = fw_strip();
-    float *best = j->best + task * j->a->rows;
-    int64_t *at = j->at + task * j->a->rows;
-    for (long row = 0; row < j->a->rows; row++) best[row] = -INFINITY, at[row] = 0;
+    const long rows = j->a->rows / j->a->planes;
+    float *best = j->best + task * rows;
+    int64_t *at = j->at + task * rows;
+    for (long row = 0; row < rows; row++) best[row] = -INFINITY, at[row] = 0;
     for (long s = task * j->run; s < fw_min((task + 1) * j->run, j->w->strips); s++) {
         const long from = s * FW_STRIP, n = fw_min(j->w->n - from, FW_STRIP);
         for (long t = 0; t * FW_ROWS < j->a->rows; t++) {
-            float y[FW_ROWS * FW_STRIP];
-            strip_fn(j->w, s, j->a, t, 1, (fw_out){y, FW_STRIP, 0, t > 0});
-            for (long i = 0, row = t * FW_ROWS; i < fw_tile_rows(j->a, t); i++, row++)
+            float y[FW_ROWS * FW_STRIP], room[FW_ROWS * FW_STRIP];
+            fw_strip_sum(j->w, s, j->a, t, 1, (fw_out){y, FW_STRIP, 0, t > 0}, room);
+            for (long i = 0, row = t * FW_ROWS / j->a->planes; i < fw_tile_rows(j->a, t) / j->a->planes; i++, row++)
                 for (long o = 0; o < n; o++)
                     if (y[i * FW_STRIP + o] > best[row]) best[row] = y[i * FW_STRIP + o], at[row] = from + o;
         }
     }
 }
 
-void fw_argmax(const fw_packed *w, const float *x, long rows, const float *norm, float eps, int64_t *ids, float *best) {
+void fw_argmax(const fw_packed *w, const float *x, long rows, const float *norm, float eps, int planes, int64_t *ids,
+               float *best) {
     fw_begin();
-    const fw_act a = fw_act_new(FW_SLOT_X, rows, w->k, 16);
+    const fw_act a = fw_act_new(FW_SLOT_X, rows, w->k, planes, 1);
     const long tasks = fw_min(w->strips, 16L * fw_threads());
     argmax_job j = {w, &a, fw_ceil(w->strips, tasks), NULL, NULL};
     const long used = fw_ceil(w->strips, j.run);

@@ -32,14 +32,15 @@ typedef struct {
     float zero, unscale;
 } fw_packed;
 
-/* Activations of `rows` rows in tiles of 8 (the last may be shorter: R rows). Tile t begins 8 t `blocks` blocks in;
+/* Activations of `rows` rows in tiles of 8 (the last may be shorter: R rows). With two planes an input row is two of
+ * them, itself and what its rounding left over, so it is held to about 15 bits, and its product is the sum of theirs. Tile t begins 8 t `blocks` blocks in;
  * inside, block b has R x 32 codes; scale[1], sum[1]: 2 x R scales and sums of the two halves; scale[0], sum[0]: R of
  * the whole block, only if group is 32 (then both halves have its scale). */
 typedef struct {
     int8_t *codes;
     float *scale[2], *sum[2];
     long rows, blocks;
-    int group;
+    int group, planes;
 } fw_act;
 
 /* Does the product fold its sums by halves of a block (1) or by whole blocks (0)? */

@@ -37,15 +37,22 @@ static PyObject *linear(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     Py_RETURN_NONE;
 }
 
+static int planes_ok(long planes) {
+    if (planes == 1 || planes == 2) return 1;
+    PyErr_Format(PyExc_ValueError, "activations have 1 or 2 planes, not %ld", planes);
+    return 0;
+}
+
 static PyObject *logits(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     (void)self;
     fw_packed *w;
     void *x, *norm, *out;
     long rows;
     float eps;
-    if (!fw_args("logits", args, n, "wplpfp", &w, &x, &rows, &norm, &eps, &out)) return NULL;
+    long planes;
+    if (!fw_args("logits", args, n, "wplpflp", &w, &x, &rows, &norm, &eps, &planes, &out) || !planes_ok(planes)) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    fw_logits(w, x, rows, norm, eps, out);
+    fw_logits(w, x, rows, norm, eps, (int)planes, out);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -56,9 +63,11 @@ static PyObject *argmax(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     void *x, *norm, *ids, *best;
     long rows;
     float eps;
-    if (!fw_args("argmax", args, n, "wplpfpp", &w, &x, &rows, &norm, &eps, &ids, &best)) return NULL;
+    long planes;
+    if (!fw_args("argmax", args, n, "wplpflpp", &w, &x, &rows, &norm, &eps, &planes, &ids, &best) || !planes_ok(planes))
+        return NULL;
     Py_BEGIN_ALLOW_THREADS
-    fw_argmax(w, x, rows, norm, eps, ids, best);
+    fw_argmax(w, x, rows, norm, eps, (int)planes, ids, best);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -83,8 +92,8 @@ static PyObject *embed(PyObject *self, PyObject *const *args, Py_ssize_t n) {
 PyMethodDef fw_linear_methods[] = {
     FAST(packed_new, "packed_new(q, scale, min, bits, group, n, k, zero, unscale) -> handle; keep the memory alive"),
     FAST(linear, "linear(w, x, rows, bias, y): y = x W^T + bias"),
-    FAST(logits, "logits(w, x, rows, norm, eps, out): RMSNorm then product"),
-    FAST(argmax, "argmax(w, x, rows, norm, eps, ids, best): first largest logit of each row"),
+    FAST(logits, "logits(w, x, rows, norm, eps, planes, out): RMSNorm then product"),
+    FAST(argmax, "argmax(w, x, rows, norm, eps, planes, ids, best): first largest logit of each row"),
     FAST(embed, "embed(w, ids, rows, out): rows of w as floats"),
     {NULL, NULL, 0, NULL},
 };

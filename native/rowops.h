@@ -20,7 +20,7 @@ typedef struct {
     void (*scale)(float *y, const float *x, const float *w, float inv, long k);
     /* quantise x * inv * w (w NULL: x as it is) into row `row` of `a` */
     void (*quantise)(const fw_act *a, long row, const float *x, const float *w, float inv, long k);
-    /* quantise 32 values into block b of row `row` */
+    /* quantise 32 values into block b of row `row`, in all planes */
     void (*block)(const fw_act *a, long row, long b, const float *x);
     /* g = act(g) * u, n values */
     void (*gate)(int act, float *g, const float *u, long n);

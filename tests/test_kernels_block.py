@@ -14,6 +14,7 @@ from fewer.kernels import block as block_module
 from fewer.kernels import ops
 from fewer.kernels.block import MATRICES, PackedBlock, PackedHead
 from fewer.kernels.native import native
+from fewer.models.layers import DenseBlock, rms_norm
 from fewer.models.spec import Rope, Spec
 from tests.packed import random_packed
 
@@ -35,7 +36,7 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 
 
 def make(name: str, seed: int) -> PackedBlock:
-    """A random layer whose matrices are packed in different ways, as in Q4_K_M files."""
+    """A random layer whose matrices are packed in different ways, as in Q4_K_M files; odd seeds: two planes."""
     spec = VARIANTS[name]
     d, q, kv = spec.head_dim, spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     sizes = {"q": (q, spec.d_model), "k": (kv, spec.d_model), "v": (kv, spec.d_model), "o": (spec.d_model, q)}
@@ -51,7 +52,7 @@ def make(name: str, seed: int) -> PackedBlock:
         v |= {"q_norm": random(d, seed=seed), "k_norm": random(d, seed=seed)}
     if spec.post_norms:
         v |= {"post_attn_norm": random(spec.d_model, seed=seed), "post_mlp_norm": random(spec.d_model, seed=seed)}
-    return PackedBlock(spec, w, v)
+    return PackedBlock(spec, w, v, planes=1 + seed % 2)
 
 
 def run(b: PackedBlock, rows: torch.Tensor, seed: int) -> list[torch.Tensor]:
@@ -91,10 +92,11 @@ def test_a_rows_bits_depend_on_that_row_alone(name: str, count: int, seed: int) 
 
 
 @needs_native
+@pytest.mark.parametrize("seed", [4, 5])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_long_inputs_chunks_threads_and_instruction_sets_give_the_same_bits(name: str) -> None:
+def test_long_inputs_chunks_threads_and_instruction_sets_give_the_same_bits(name: str, seed: int) -> None:
     assert native is not None
-    b, seed = make(name, 5), 5
+    b = make(name, seed)
     whole = run(b, torch.arange(600), seed)
     parts = [run(b, rows, seed) for rows in torch.arange(600).split(271)]
     assert all(torch.equal(w, torch.cat(p)) for w, p in zip(whole, zip(*parts)))
@@ -109,6 +111,20 @@ def test_long_inputs_chunks_threads_and_instruction_sets_give_the_same_bits(name
         ops.set_threads()
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_planes_are_as_exact_as_float32(name: str) -> None:
+    """Beside the same weights dequantised; one plane is a hundred times as far away."""
+    spec, away = VARIANTS[name], []
+    for seed in (1, 2):
+        b = make(name, seed)
+        v = {n: t - spec.norm_offset if "norm" in n else t for n, t in b.v.items()}
+        exact = DenseBlock(spec, {n: w.dequantize() for n, w in b.w.items()} | v)
+        rows = torch.arange(40)
+        pairs = zip(run(b, rows, seed), run(exact, rows, seed))
+        away.append(max(float((got - want).abs().max() / want.abs().max()) for got, want in pairs))
+    assert away[0] < 1e-4 < 1e-3 < away[1]
+
+
 def test_out_and_mlp_write_into_x() -> None:
     b = make("llama", 1)
     x = random(3, 96, seed=1)
@@ -116,16 +132,20 @@ def test_out_and_mlp_write_into_x() -> None:
     assert b.nbytes == sum(w.nbytes for w in b.w.values())
 
 
+@pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("tied", [True, False])
-def test_head(tied: bool, softcap: float | None) -> None:
+def test_head(tied: bool, softcap: float | None, planes: int) -> None:
     spec = replace(BASE, embed_scale=3.0, norm_offset=1.0, final_softcap=softcap)
     table, proj = random_packed("Q8_0", 70, 96, 1), random_packed("Q5_0", 70, 96, 2)
-    head = PackedHead(spec, table, torch.zeros(96), None if tied else proj)
+    head = PackedHead(spec, table, torch.zeros(96), None if tied else proj, planes)
     x = random(4, 96, seed=3)
     ids = torch.tensor([0, 69, 5])
     torch.testing.assert_close(head.embed(ids), table.dequantize()[ids] * 3)
-    z = ops.logits(x, table if tied else proj, torch.ones(96), spec.norm_eps)
+    z = ops.logits(x, table if tied else proj, torch.ones(96), spec.norm_eps, planes)
+    if planes == 2:
+        exact = rms_norm(x, torch.ones(96), spec.norm_eps) @ (table if tied else proj).dequantize().T
+        assert float((z - exact).abs().max()) < 1e-4 * float(exact.abs().max())
     torch.testing.assert_close(head.logits(x), z if softcap is None else softcap * torch.tanh(z / softcap))
     assert torch.equal(head.argmax(x), z.argmax(-1))
 

@@ -24,6 +24,7 @@ def open(
     *,
     dtype: str = "auto",
     weights: str = "auto",
+    activations: str = "int8",
     draft: str | Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -32,7 +33,8 @@ def open(
 ) -> Engine:
     """Open a model: the default name, a local GGUF or folder, or a hub id `org/name[@rev]`.
 
-    dtype "auto" | "float32" | "bfloat16"; weights "auto" | "int8" | "int4"; draft: a second model for methods that use one.
+    dtype "auto" | "float32" | "bfloat16"; weights "auto" | "int8" | "int4"; activations of packed weights
+    "int8" | "int16" (as exact as float32, slower); draft: a second model for methods that use one.
     threads: of the whole process, None = physical cores. progress(bytes done, total) reports a download. options go to
     Engine. Raises ModelError and its kinds, BadRequest.
     """
@@ -41,7 +43,7 @@ def open(
         raise BadRequest(f"threads must be at least 1, not {threads}")
     pool = set_threads(threads)
     source = open_source(resolve(str(model), progress=progress))
-    decoder = load(source, dtype, weights, device)
+    decoder = load(source, dtype, weights, device, activations=activations)
     # Packed layers run on the kernels' own pool: torch's would only take cores from it.
     torch.set_num_threads(1 if decoder.packed else pool)
     tokenizer = from_source(source)

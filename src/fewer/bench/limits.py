@@ -4,7 +4,8 @@
     compute    rows/s   <= multiply-adds/s / multiply-adds a row
 
 Bandwidth comes from a buffer far larger than any cache; multiply-adds are the 8-bit ones the packed kernels use (one
-instruction with AVX-512 VNNI, two with AVX2), on plain C those of torch's float32 matrix product. Does not: count activations, attention or caches.
+instruction with AVX-512 VNNI, two with AVX2), on plain C those of torch's float32 matrix product.
+Does not: count activations, attention or caches.
 """
 
 from __future__ import annotations

@@ -41,10 +41,11 @@ def measure(
     say: Say = lambda s: None,
     threads: int | None = None,
     weights: str = "auto",
+    activations: str = "int8",
 ) -> dict[str, Any]:
     """{"what": "quality", ..., "perplexity": {"own", "float32", "ratio"}, "answers": {"same", "of", "agreement"}}.
 
-    nbytes: of text scored. prompts: questions asked, `tokens` greedy tokens each. weights: how `own` holds them.
+    nbytes: of text scored. prompts: questions asked, `tokens` greedy tokens each. weights, activations: how `own` holds them.
     Raises BadRequest, ModelError.
     """
     questions = [*QUESTIONS, *MORE]
@@ -54,7 +55,7 @@ def measure(
         )
     text = "\n\n".join(paragraphs()).encode()[:nbytes].decode(errors="ignore")
     seen = {}
-    ways: dict[str, dict[str, Any]] = {"own": {"weights": weights}, EXACT: {"dtype": EXACT}}
+    ways: dict[str, dict[str, Any]] = {"own": {"weights": weights, "activations": activations}, EXACT: {"dtype": EXACT}}
     for name, options in ways.items():
         say(f"loading {model}, {name}")
         eng = fewer.open(model, threads=threads, **options)
@@ -64,11 +65,12 @@ def measure(
         seen[name] = score, [eng.generate(q, max_tokens=tokens).tokens for q in questions[:prompts]]
     (own, answers), (exact, wanted) = seen["own"], seen[EXACT]
     equal = [shared(a, b) / max(len(a), len(b)) for a, b in zip(answers, wanted)]
-    given = f"--weights {weights} --bytes {nbytes} --prompts {prompts} --tokens {tokens}"
+    given = f"--weights {weights} --activations {activations} --bytes {nbytes} --prompts {prompts} --tokens {tokens}"
     return {
         **head("quality", f"fewer bench quality -m {model} {given}", 0),
         "model": model,
         "weights": weights,
+        "activations": activations,
         "bytes": len(text.encode()),
         "perplexity": {"own": round(own, 4), EXACT: round(exact, 4), "ratio": round(own / exact, 5)},
         "answers": {

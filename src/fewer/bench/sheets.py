@@ -144,7 +144,8 @@ def methods(r: dict[str, Any]) -> list[Sheet]:
 def quality(r: dict[str, Any]) -> list[Sheet]:
     p, a = r["perplexity"], r["answers"]
     row = [r["model"], p["own"], p["float32"], p["ratio"], f"{a['same']} of {a['of']}", a["agreement"]]
-    note = f"{r['bytes']:,} bytes of English scored; {a['of']} questions, {a['tokens']} greedy tokens each; weights {r['weights']}."
+    how = f"weights {r['weights']}, activations {r['activations']}"
+    note = f"{r['bytes']:,} bytes of English scored; {a['of']} questions, {a['tokens']} greedy tokens each; {how}."
     columns = ["model", "perplexity", "float32's", "ratio", "same answers", "agreement"]
     return [Sheet("Packed weights beside float32", note, columns, [row])]
 

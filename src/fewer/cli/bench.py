@@ -83,6 +83,7 @@ def methods(
 def quality(
     model: o.Model = o.DEFAULT_MODEL,
     weights: o.Weights = "auto",
+    activations: o.Activations = "int8",
     nbytes: Annotated[int, typer.Option("--bytes", help="Bytes of text scored.")] = 50_000,
     prompts: Annotated[int, typer.Option("--prompts", help="Questions asked.")] = 20,
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens of each answer.")] = 64,
@@ -98,7 +99,7 @@ def quality(
     from fewer.bench.quality import measure
 
     with _telling() as say:
-        result = measure(model, nbytes, prompts, tokens, say, threads, weights)
+        result = measure(model, nbytes, prompts, tokens, say, threads, weights, activations)
     _deliver(result, show.print_quality, as_json, csv, html)
 
 

@@ -36,6 +36,9 @@ Dtype = Annotated[
     str, typer.Option("--dtype", help="auto: the file's own packed weights; float32 or bfloat16: dequantised.")
 ]
 Weights = Annotated[str, typer.Option("--weights", help="Pack dense weights on load: int8 or int4.")]
+Activations = Annotated[
+    str, typer.Option("--activations", help="int8, or int16: texts as of float32 weights, at the price of speed.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads. Default: one a physical core.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No ledger on stderr.")]

@@ -43,6 +43,7 @@ def run(
     compare: Annotated[bool, typer.Option("--compare", help="Run plain first; show both ledgers.")] = False,
     dtype: o.Dtype = "auto",
     weights: o.Weights = "auto",
+    activations: o.Activations = "int8",
     threads: o.Threads = None,
     report: Annotated[Path | None, typer.Option("--report", help="Also write an HTML report to this file.")] = None,
     as_json: o.Json = False,
@@ -57,7 +58,7 @@ def run(
     check_plan(use)
     if report is not None:
         check_target(report)
-    engine = Loading(model, dtype, weights, threads).open()
+    engine = Loading(model, dtype, weights, activations, threads).open()
     sampling = {"max_tokens": max_tokens, "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     request = {**sampling, "seed": seed, "stop": stop, "raw": raw, "share_prefix": not compare}
     told = not (as_json or quiet)

@@ -27,6 +27,7 @@ class Loading:
     model: str
     dtype: str = "auto"
     weights: str = "auto"
+    activations: str = "int8"
     threads: int | None = None
 
     def open(self) -> Engine:
@@ -36,7 +37,12 @@ class Loading:
 
         with download_bar() as progress:
             return fewer.opening.open(
-                self.model, dtype=self.dtype, weights=self.weights, threads=self.threads, progress=progress
+                self.model,
+                dtype=self.dtype,
+                weights=self.weights,
+                activations=self.activations,
+                threads=self.threads,
+                progress=progress,
             )
 
 

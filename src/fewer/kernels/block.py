@@ -27,12 +27,13 @@ NORMS = ("attn_norm", "mlp_norm", "q_norm", "k_norm", "post_attn_norm", "post_ml
 class PackedBlock:
     """`Block` on packed matrices.
 
+    planes: 1 = activations in 8 bits, 2 = in about 15, at the price of a second row.
     w: MATRICES -> Packed. v: those of BIASES and NORMS that the spec asks for -> tensors (size,), kept in float32.
     Raises CorruptFile if a matrix or vector is missing or does not have the size the spec gives it.
     """
 
-    def __init__(self, spec: Spec, w: Mapping[str, Packed], v: Mapping[str, torch.Tensor]) -> None:
-        self.spec, self.w = spec, dict(w)
+    def __init__(self, spec: Spec, w: Mapping[str, Packed], v: Mapping[str, torch.Tensor], planes: int = 1) -> None:
+        self.spec, self.w, self.planes = spec, dict(w), planes
         self._q_shape, self._k_shape = (-1, spec.n_heads, spec.head_dim), (-1, spec.n_kv_heads, spec.head_dim)
         self._o_width = spec.n_heads * spec.head_dim
         offset = dict.fromkeys(NORMS, spec.norm_offset)
@@ -45,7 +46,9 @@ class PackedBlock:
             return None
         at = [self.v[name].data_ptr() if name in self.v else 0 for name in BIASES + NORMS]
         matrices = [self.w[name].handle for name in MATRICES]
-        return native.block_new(*matrices, *at, self.spec.norm_eps, self.spec.head_dim, ACTS[self.spec.act])
+        return native.block_new(
+            *matrices, *at, self.spec.norm_eps, self.spec.head_dim, ACTS[self.spec.act], self.planes
+        )
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +64,7 @@ class PackedBlock:
         _need("cos", cos, rows, self.spec.head_dim // 2)
         _need("sin", sin, rows, self.spec.head_dim // 2)
         if native is None:
-            return reference.qkv(self.spec, self.w, self.v, x, cos, sin)
+            return reference.qkv(self.spec, self.w, self.v, x, cos, sin, self.planes)
         q = torch.empty((rows, *self._q_shape[1:]))
         k, v = torch.empty((rows, *self._k_shape[1:])), torch.empty((rows, *self._k_shape[1:]))
         at = (cos.data_ptr(), sin.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr())
@@ -75,7 +78,7 @@ class PackedBlock:
         _need("o", o, rows, self._o_width)
         _need("x", x, rows, self.spec.d_model)
         if native is None:
-            return x.add_(reference.out(self.spec, self.w, self.v, o))
+            return x.add_(reference.out(self.spec, self.w, self.v, o, self.planes))
         native.block_out(self.handle, o.data_ptr(), x.data_ptr(), rows)
         return x
 
@@ -84,7 +87,7 @@ class PackedBlock:
         rows = x.shape[0]
         _need("x", x, rows, self.spec.d_model)
         if native is None:
-            return x.add_(reference.mlp(self.spec, self.w, self.v, x))
+            return x.add_(reference.mlp(self.spec, self.w, self.v, x, self.planes))
         native.block_mlp(self.handle, x.data_ptr(), rows)
         return x
 
@@ -92,8 +95,8 @@ class PackedBlock:
 class PackedHead:
     """`Head` on packed matrices: embed (V, D), norm (D,), head (V, D) or None when tied (then one copy serves both)."""
 
-    def __init__(self, spec: Spec, embed: Packed, norm: torch.Tensor, head: Packed | None) -> None:
-        self.spec, self.table, self.proj = spec, embed, embed if head is None else head
+    def __init__(self, spec: Spec, embed: Packed, norm: torch.Tensor, head: Packed | None, planes: int = 1) -> None:
+        self.spec, self.planes, self.table, self.proj = spec, planes, embed, embed if head is None else head
         self.norm = (norm.float() + spec.norm_offset).contiguous()
         for name, w in (("embed", self.table), ("head", self.proj)):
             if w.k != spec.d_model or self.norm.shape != (w.k,):
@@ -107,13 +110,13 @@ class PackedHead:
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, D) before the final norm -> (T, V)."""
-        z = ops.logits(x, self.proj, self.norm, self.spec.norm_eps)
+        z = ops.logits(x, self.proj, self.norm, self.spec.norm_eps, self.planes)
         cap = self.spec.final_softcap
         return z if cap is None else z.div_(cap).tanh_().mul_(cap)
 
     def argmax(self, x: torch.Tensor) -> torch.Tensor:
         """The same, arg max only: (T,) int64; ties go to the lowest id."""
-        return ops.argmax(x, self.proj, self.norm, self.spec.norm_eps)[0]
+        return ops.argmax(x, self.proj, self.norm, self.spec.norm_eps, self.planes)[0]
 
 
 def _need(name: str, t: torch.Tensor, rows: int, width: int) -> None:

@@ -58,23 +58,25 @@ def embed(w: Packed, ids: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def logits(x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMSNorm(x; norm, eps) W^T: x (T, k) -> (T, n)."""
+def logits(x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, planes: int = 1) -> torch.Tensor:
+    """RMSNorm(x; norm, eps) W^T: x (T, k) -> (T, n). planes: 1 or 2, of activations (reference.py)."""
     fast = check_floats("x", x, (-1, w.k))
     check("norm", norm, (w.k,), x.dtype)
     if not fast or native is None:
-        return reference.logits(x, w, norm, eps)
+        return reference.logits(x, w, norm, eps, planes)
     out = x.new_empty(len(x), w.n)
-    native.logits(w.handle, x.data_ptr(), len(x), norm.data_ptr(), eps, out.data_ptr())
+    native.logits(w.handle, x.data_ptr(), len(x), norm.data_ptr(), eps, planes, out.data_ptr())
     return out
 
 
-def argmax(x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+def argmax(
+    x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, planes: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The first largest of `logits` of each row: ids (T,) int64 and values (T,) float32; no (T, n) array is made."""
     fast = check_floats("x", x, (-1, w.k))
     check("norm", norm, (w.k,), x.dtype)
     if not fast or native is None:
-        return reference.argmax(x, w, norm, eps)
+        return reference.argmax(x, w, norm, eps, planes)
     ids, best = torch.empty(len(x), dtype=torch.int64), torch.empty(len(x))
-    native.argmax(w.handle, x.data_ptr(), len(x), norm.data_ptr(), eps, ids.data_ptr(), best.data_ptr())
+    native.argmax(w.handle, x.data_ptr(), len(x), norm.data_ptr(), eps, planes, ids.data_ptr(), best.data_ptr())
     return ids, best

@@ -2,6 +2,8 @@
 
 dtype "auto" keeps a quantised GGUF's own integers (packed weights, float16 KV) on a CPU with the native kernels and is
 float32 elsewhere; "float32" and "bfloat16" dequantise. weights "int8" / "int4" pack dense weights on load.
+activations "int16" rounds what meets packed weights to about 15 bits instead of 8: texts as of float32 weights, at the
+price of a second row in every product.
 Tensors are read one at a time, so the peak stays near the packed size.
 """
 
@@ -24,6 +26,7 @@ from fewer.models.tensor import PLAIN
 
 DTYPES = ("auto", "float32", "bfloat16")
 WEIGHTS = ("auto", "int8", "int4")
+PLANES = {"int8": 1, "int16": 2}  # of packed activations
 
 
 def load(
@@ -32,22 +35,26 @@ def load(
     weights: str = "auto",
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    activations: str = "int8",
 ) -> Decoder:
-    """Build the decoder. progress(layers done, layers). Raises BadRequest for an unknown dtype or weights."""
+    """Build the decoder. progress(layers done, layers). Raises BadRequest for an unknown dtype, weights or activations."""
     if dtype not in DTYPES:
         raise BadRequest(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if weights not in WEIGHTS:
         raise BadRequest(f"weights {weights!r} is not one of {', '.join(WEIGHTS)}")
+    if activations not in PLANES:
+        raise BadRequest(f"activations {activations!r} is not one of {', '.join(PLANES)}")
     if weights != "auto" and dtype != "auto":
         raise BadRequest(f"--weights {weights} packs the weights, --dtype {dtype} keeps them dense: choose one.")
     if dtype == "auto" and device == "cpu" and native is not None:
-        return _packed(source, None if weights == "auto" else {"int8": 8, "int4": 4}[weights], progress)
+        bits = None if weights == "auto" else {"int8": 8, "int4": 4}[weights]
+        return _packed(source, bits, progress, PLANES[activations])
     if weights != "auto":
         raise BadRequest(f"weights {weights!r} need the native CPU kernels; `fewer doctor` says why they are missing.")
     return _dense(source, torch.bfloat16 if dtype == "bfloat16" else torch.float32, device, progress)
 
 
-def _packed(source: Source, bits: int | None, progress: Callable[[int, int], None] | None) -> Decoder:
+def _packed(source: Source, bits: int | None, progress: Callable[[int, int], None] | None, planes: int) -> Decoder:
     """Packed where every matrix of a layer is quantised (or `bits` says so), float32 where not; float16 KV."""
     spec, arena = source.spec, Arena()
 
@@ -67,7 +74,7 @@ def _packed(source: Source, bits: int | None, progress: Callable[[int, int], Non
         names = [n.removeprefix(prefix) for n in source.names() if n.startswith(prefix)]
         vectors = {n: source.raw(prefix + n).dense(torch.float32) for n in names if n not in MATRICES}
         if packable(*(prefix + n for n in MATRICES)):
-            blocks.append(PackedBlock(spec, {n: pack(prefix + n) for n in MATRICES}, vectors))
+            blocks.append(PackedBlock(spec, {n: pack(prefix + n) for n in MATRICES}, vectors, planes))
         else:
             dense = {n: source.raw(prefix + n).dense(torch.float32) for n in MATRICES}
             blocks.append(DenseBlock(spec, vectors | dense))
@@ -77,7 +84,7 @@ def _packed(source: Source, bits: int | None, progress: Callable[[int, int], Non
     norm = source.raw("norm").dense(torch.float32)
     head: Head
     if packable(*ends):
-        head = PackedHead(spec, pack("embed"), norm, None if spec.tied else pack("head"))
+        head = PackedHead(spec, pack("embed"), norm, None if spec.tied else pack("head"), planes)
     else:
         dense_ends = [source.raw(n).dense(torch.float32) for n in ends]
         head = DenseHead(spec, dense_ends[0], norm, None if spec.tied else dense_ends[1])
