@@ -63,6 +63,10 @@ class Request:
     max_context: int | None = None  # positions the model was made for; None = no limit for this plan
     _shown: int = 0
 
+    def __post_init__(self) -> None:
+        self.told.greedy = self.sampler.params.temperature == 0
+        self.told.expect = lambda logits, path: self.sampler.expect(logits, self.told, path)
+
     def fit(self, length: int) -> None:
         """Bound the text by what the context leaves after `length` prompt tokens. Raises PromptTooLong if nothing is left."""
         if self.max_context is None:

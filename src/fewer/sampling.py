@@ -6,6 +6,7 @@ at the text alone. Log probabilities reported are the model's own, before any of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,14 +80,21 @@ class Sampler:
 
     def weights(self, logits: torch.Tensor, told: Told, truncate: bool = True) -> torch.Tensor:
         """logits (V,) -> probabilities (V,) after everything; one-hot when greedy and no rule draws by itself."""
-        p = self.params
-        z = self._shaped(logits.double() if logits.dtype == torch.float64 else logits.float(), told)
-        if p.temperature == 0 and self._black is None:
+        z = self._ruled(self._shaped(_wide(logits), told.generated), told)
+        if self.params.temperature == 0 and self._black is None:
             return torch.nn.functional.one_hot(z.argmax(), len(z)).to(z.dtype)
+        return self._chances(z, truncate)
+
+    def expect(self, logits: torch.Tensor, told: Told, path: Sequence[int] = ()) -> torch.Tensor:
+        """What this request makes of a drafter's logits (V,) after `path` more tokens: penalties, bias, temperature and
+        truncation, as in weights(). Rules are left out, since their state cannot run ahead; greedy counts as temperature 1.
+        """
+        return self._chances(self._shaped(_wide(logits), [*told.generated, *path]))
+
+    def _chances(self, z: torch.Tensor, truncate: bool = True) -> torch.Tensor:
+        p = self.params
         probs = torch.softmax(z / (p.temperature or 1.0), dim=-1)
-        if p.temperature and truncate:
-            probs = _truncate(probs, p.top_k, p.top_p, p.min_p)
-        return probs
+        return _truncate(probs, p.top_k, p.top_p, p.min_p) if p.temperature and truncate else probs
 
     def draw(self, logits: torch.Tensor, told: Told) -> int:
         """One token; told.generated and the rules advance with it."""
@@ -124,25 +132,35 @@ class Sampler:
         for r in self.rules:
             r.advance(token, told, told.of(r))
 
-    def _shaped(self, z: torch.Tensor, told: Told) -> torch.Tensor:
-        p, n = self.params, len(told.generated)
+    def _shaped(self, z: torch.Tensor, generated: Sequence[int]) -> torch.Tensor:
+        """Penalties, bias and min_tokens after `generated`."""
+        p, n = self.params, len(generated)
         z = z.clone()
         if p.repetition_penalty != 1:
-            seen = torch.tensor(sorted({*self.prompt, *told.generated}), dtype=torch.int64)
+            seen = torch.tensor(sorted({*self.prompt, *generated}), dtype=torch.int64)
             picked = z[seen]
             z[seen] = torch.where(picked > 0, picked / p.repetition_penalty, picked * p.repetition_penalty)
         if n and (p.presence_penalty or p.frequency_penalty):
-            ids, counts = np.unique(np.asarray(told.generated), return_counts=True)
+            ids, counts = np.unique(np.asarray(generated), return_counts=True)
             z[torch.from_numpy(ids)] -= p.presence_penalty + p.frequency_penalty * torch.from_numpy(counts).to(z.dtype)
         for token, bias in p.logit_bias.items():
             z[token] += bias
+        if n < p.min_tokens:
+            z[self._eos] = float("-inf")
+        return z
+
+    def _ruled(self, z: torch.Tensor, told: Told) -> torch.Tensor:
         for r in self.rules:
             z = r.mask(z, told, told.of(r))
-        if n < p.min_tokens or not all(r.may_stop(told, told.of(r)) for r in self.rules if not r.black_box):
+        if not all(r.may_stop(told, told.of(r)) for r in self.rules if not r.black_box):
             z[self._eos] = float("-inf")
         if not torch.isfinite(z).any():
             raise BadRequest(NOTHING_ALLOWED)
         return z
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    return logits.double() if logits.dtype == torch.float64 else logits.float()
 
 
 def _truncate(p: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:

@@ -113,6 +113,11 @@ def code_point(token: int, first: bool) -> bytes:
     return chr(token).encode("utf-8", "surrogatepass")
 
 
+def as_it_is(logits: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
+    """What a request without sampling parameters makes of logits (V,)."""
+    return torch.softmax(logits, dim=-1)
+
+
 @dataclass(slots=True)
 class Told:
     """What a request tells its methods: facts, never controls. One per request and model; a method's own
@@ -121,10 +126,15 @@ class Told:
     prompt_len: int  # tokens that entered the model after every transform
     n_layers: int = 0  # of the request's main model
     windows: tuple[int | None, ...] = ()  # of its layers, as in Spec
+    vocab: int = 0  # rows of its embedding
     seen: int = 0  # tokens committed so far
     decoding: bool = False  # the whole prompt is committed
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
+    greedy: bool = False  # the request always takes the likeliest token
+    expect: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = (
+        as_it_is  # (a drafter's logits (V,), tokens drafted before) -> probabilities under the request's sampling
+    )
     _state: dict[int, Any] = field(default_factory=dict)
 
     def start(self, method: Any) -> None:
