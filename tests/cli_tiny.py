@@ -28,11 +28,11 @@ TEMPLATE = (
 )
 
 
-def write_chat_model(path: Path, context: int = 2048) -> Path:
-    """Write the model; returns its path."""
-    tokens = [*_BYTE_OF, "th", *CONTROL]
+def write_chat_model(path: Path, context: int = 2048, pairs: tuple[str, ...] = ("th",), layers: int = 2) -> Path:
+    """Write the model; returns its path. pairs: letters that are merged to one token."""
+    tokens = [*_BYTE_OF, *pairs, *CONTROL]
     spec = Spec(
-        family="llama", ropes=(), windows=(), n_layers=2, d_model=32, n_heads=2, n_kv_heads=1, head_dim=16, d_ff=48,
+        family="llama", ropes=(), windows=(), n_layers=layers, d_model=32, n_heads=2, n_kv_heads=1, head_dim=16, d_ff=48,
         vocab=len(tokens), tied=False,
     )  # fmt: skip
     writer = gguf.GGUFWriter(path, "llama")
@@ -49,7 +49,7 @@ def write_chat_model(path: Path, context: int = 2048) -> Path:
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [1] * (len(tokens) - len(CONTROL)) + [3] * len(CONTROL),
-        "tokenizer.ggml.merges": ["t h"],
+        "tokenizer.ggml.merges": [" ".join(p) for p in pairs],
         "tokenizer.ggml.bos_token_id": tokens.index(CONTROL[1]),
         "tokenizer.ggml.eos_token_id": tokens.index(CONTROL[2]),
         "tokenizer.ggml.add_bos_token": False,

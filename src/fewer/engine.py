@@ -21,6 +21,7 @@ from fewer.card import cards
 from fewer.errors import BadRequest, PromptTooLong
 from fewer.kv.prefix import PrefixCache
 from fewer.ledger import Ledger
+from fewer.models.beside import Beside
 from fewer.models.chat import ChatTemplate
 from fewer.models.decoder import Decoder
 from fewer.models.tokenizer import Tokenizer
@@ -46,6 +47,7 @@ class Engine:
         tokenizer: Tokenizer | None,
         chat: ChatTemplate | None = None,
         drafts: dict[str, Decoder] | None = None,
+        beside: Beside | None = None,
         prefix_bytes: int = 256 << 20,
         chunk: int = 512,
         max_rows: int = 1024,
@@ -57,6 +59,7 @@ class Engine:
         self.stores = {n: m.new_store() for n, m in self.models.items()}
         self.prefixes = PrefixCache(self.stores["main"], prefix_bytes)
         self.chunk, self.max_rows, self.load_seconds = chunk, max_rows, load_seconds
+        self.beside = beside
         self.forwards: Counter[str] = Counter()  # merged forwards a model, over all runs
 
     # ------------------------------------------------------------------ public verbs
@@ -177,6 +180,8 @@ class Engine:
         if max_tokens < 1:
             raise BadRequest(f"max_tokens must be at least 1, not {max_tokens}")
         ledger.prompt_tokens = len(ids)
+        if self.beside is not None:
+            self.beside.serve(seams, ledger)
         sampler = Sampler(
             params, seams.rules, ids, self.tokenizer.eos if self.tokenizer else frozenset(), Rng(params.seed)
         )

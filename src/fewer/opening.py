@@ -12,6 +12,7 @@ import torch
 from fewer.engine import Engine
 from fewer.errors import BadRequest
 from fewer.kernels.cpu import set_threads
+from fewer.models.beside import Beside, Side
 from fewer.models.chat import ChatTemplate
 from fewer.models.load import load
 from fewer.models.resolve import resolve
@@ -34,9 +35,10 @@ def open(
     """Open a model: the default name, a local GGUF or folder, or a hub id `org/name[@rev]`.
 
     dtype "auto" | "float32" | "bfloat16"; weights "auto" | "int8" | "int4"; activations of packed weights
-    "int8" | "int16" (as exact as float32, slower); draft: a second model for methods that use one.
-    threads: of the whole process, None = physical cores. progress(bytes done, total) reports a download. options go to
-    Engine. Raises ModelError and its kinds, BadRequest.
+    "int8" | "int16" (as exact as float32, slower); draft: a second, smaller model for methods that use one
+    (`engine.beside.warnings` says what is odd about the pair; a vocabulary that does not match is refused when a method
+    needs it to). threads: of the whole process, None = physical cores. progress(bytes done, total) reports a download.
+    options go to Engine. Raises ModelError and its kinds, BadRequest.
     """
     start = time.perf_counter()
     if threads is not None and threads < 1:
@@ -47,15 +49,20 @@ def open(
     # Packed layers run on the kernels' own pool: torch's would only take cores from it.
     torch.set_num_threads(1 if decoder.packed else pool)
     tokenizer = from_source(source)
-    drafts = {}
+    drafts, beside = {}, None
     if draft is not None:
-        drafts["draft"] = load(open_source(resolve(str(draft), progress=progress)), dtype, weights, device)
+        second = open_source(resolve(str(draft), progress=progress))
+        drafts["draft"] = load(second, dtype, weights, device)
+        beside = Beside(
+            Side(str(model), decoder.spec, tokenizer), Side(str(draft), drafts["draft"].spec, from_source(second))
+        )
     seconds = time.perf_counter() - start
     return Engine(
         decoder,
         tokenizer,
         ChatTemplate.from_source(source, tokenizer),
         drafts,
+        beside,
         name=str(model),
         load_seconds=seconds,
         **options,

@@ -75,7 +75,8 @@ class Runner:
         self.live: list[Live] = []
 
     def add(self, req: Request) -> None:
-        """Queue a request. Raises BadRequest if a method uses a model that is not there, and what its brings() raises."""
+        """Queue a request. Raises BadRequest if a method uses a model that is not there or drafts more than a forward
+        holds, and what its brings() raises."""
         for method in req.seams.methods():
             for name in method.uses - self.models.keys():
                 raise BadRequest(
@@ -84,6 +85,12 @@ class Runner:
             for name, model in method.brings(self.models["main"]).items():
                 if name not in self.models:
                     self.models[name], self.stores[name] = model, model.new_store()
+        propose = req.seams.propose
+        if propose is not None and propose.most() >= self.max_rows:
+            raise BadRequest(
+                f"{label(propose)} drafts up to {propose.most()} tokens, and a forward of this engine has {self.max_rows} rows, "
+                "one of them for the certain token: make the draft smaller."
+            )
         self.waiting.append(req)
 
     def run(self) -> None:

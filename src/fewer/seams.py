@@ -96,6 +96,9 @@ class Method:
     name: ClassVar[str] = ""  # the catalogue name, set on the object when a plan is made
     needs: ClassVar[frozenset[str]] = frozenset()  # "attention", "logits": evidence the engine must produce
     uses: ClassVar[frozenset[str]] = frozenset()  # models beside "main" that its forwards name, e.g. "draft"
+    by_text: ClassVar[bool] = (
+        False  # it speaks to them through text, so their vocabularies may differ from the main one's
+    )
 
     def brings(self, main: Decoder) -> dict[str, Decoder]:
         """Models of its own, made from the main one, under names no other method takes. Asked when a request is queued;
@@ -240,6 +243,10 @@ class Propose(Method):
 
     seam: ClassVar[str] = "propose"
     taps: ClassVar[frozenset[str]] = frozenset()  # hidden states of the main model that feedback() reads
+
+    def most(self) -> int:
+        """Tokens of its largest draft: a forward must have room for them."""
+        return int(getattr(self, "budget", 0))
 
     def guess(self, context: list[int], limit: int, told: Told, state: Any) -> Tree:
         """A draft no deeper than `limit`, without running a model."""

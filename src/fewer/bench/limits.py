@@ -75,9 +75,7 @@ def kv_bytes(decoder: Decoder, context: int) -> int:
 
 def row_macs(spec: Spec, head: bool = True) -> int:
     """Multiply-adds a row: the weights of the matrices it passes; head=False for prompt rows whose logits nobody needs."""
-    attention = (2 * spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim * spec.d_model
-    layers = spec.n_layers * (attention + 3 * spec.d_model * spec.d_ff)
-    return layers + (spec.vocab * spec.d_model if head else 0)
+    return spec.row_weights - (0 if head else spec.vocab * spec.d_model)
 
 
 def limited_by(of_memory: float, of_compute: float) -> str:

@@ -44,24 +44,26 @@ def measure(
     say: Say = lambda s: None,
     threads: int | None = None,
     folder: Path | None = None,
+    draft: str | None = None,
 ) -> dict[str, Any]:
     """Measure rows of the catalogue (None = all) -> {"what": "methods", ..., "results": [a dict a setting]}.
 
-    tokens: length of the documents. folder: where one JSON a row is kept; None = nowhere. Raises BadRequest,
-    UnknownMethod and what opening a model raises; a row that cannot run is reported with its "error".
+    tokens: length of the documents. folder: where one JSON a row is kept; None = nowhere. draft: a second model for rows
+    that use one. Raises BadRequest, UnknownMethod and what opening a model raises; a row that cannot run is reported
+    with its "error".
     """
     if n_items < 1 or tokens < 64:
         raise BadRequest(f"n_items={n_items} must be at least 1 and tokens={tokens} at least 64")
     chosen = [find(n) for n in names] if names else list(cards().values())
     say(f"loading {model}")
-    eng = fewer.open(model, threads=threads)
+    eng = fewer.open(model, threads=threads, draft=draft)
     if tokens + 200 > eng.model.spec.max_context:
         raise BadRequest(
             f"{tokens} tokens and 200 beside them exceed {model}'s context of {eng.model.spec.max_context}"
         )
 
     def whole(what: list[str], results: list[dict[str, Any]]) -> dict[str, Any]:
-        given = f"-m {model} --items {n_items} --tokens {tokens} --seed {seed}"
+        given = f"-m {model}{f' --draft {draft}' if draft else ''} --items {n_items} --tokens {tokens} --seed {seed}"
         return {**head("methods", " ".join(["fewer bench methods", *what, given]), seed), "results": results}
 
     rows: list[dict[str, Any]] = []

@@ -56,6 +56,7 @@ def speed(
 def methods(
     names: Annotated[list[str] | None, typer.Argument(help="Methods to measure. Default: all.")] = None,
     model: o.Model = o.DEFAULT_MODEL,
+    draft: o.Draft = None,
     items: Annotated[int, typer.Option("--items", help="Prompts a method.")] = 6,
     tokens: Annotated[int, typer.Option("--tokens", help="Length of the documents.")] = 1200,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
@@ -75,7 +76,7 @@ def methods(
     from fewer.bench.methods import measure
 
     with _telling() as say:
-        result = measure(names, model, items, tokens, seed, say, threads, folder)
+        result = measure(names, model, items, tokens, seed, say, threads, folder, draft)
     _deliver(result, show.print_methods, as_json, csv, html)
 
 

@@ -75,6 +75,7 @@ def chat(
     *,
     model: o.Model = o.DEFAULT_MODEL,
     use: o.Use,
+    draft: o.Draft = None,
     max_tokens: o.MaxTokens = None,
     temp: o.Temp = 0.0,
     top_k: o.TopK = 0,
@@ -91,7 +92,7 @@ def chat(
 ) -> None:
     """Talk with a model; earlier turns come from the cache. /help lists the commands."""
     check_plan(use)
-    engine = Loading(model, dtype, weights, activations, threads).open()
+    engine = Loading(model, dtype, weights, activations, threads, draft).open()
     sampling = {"max_tokens": max_tokens, "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     talk = Talk(engine, use, {**sampling, "seed": seed, "stop": stop})
     if sys.stdin.isatty():

@@ -15,6 +15,9 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="A known name, .gguf file, Hugging Face folder, or hub id org/name@revision."),
 ]
+Draft = Annotated[
+    str | None, typer.Option("--draft", help="A second, smaller model for methods that draft with one; as --model.")
+]
 Use = Annotated[
     list[str],
     typer.Option("--use", default_factory=list, help="A method, NAME[:knob=value,...]; repeat it to combine methods."),

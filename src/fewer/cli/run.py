@@ -32,6 +32,7 @@ def run(
         typer.Option("--file", "-f", default_factory=list, help="A UTF-8 text before the question; - = stdin."),
     ],
     use: o.Use,
+    draft: o.Draft = None,
     max_tokens: o.MaxTokens = None,
     temp: o.Temp = 0.0,
     top_k: o.TopK = 0,
@@ -58,7 +59,7 @@ def run(
     check_plan(use)
     if report is not None:
         check_target(report)
-    engine = Loading(model, dtype, weights, activations, threads).open()
+    engine = Loading(model, dtype, weights, activations, threads, draft).open()
     sampling = {"max_tokens": max_tokens, "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     request = {**sampling, "seed": seed, "stop": stop, "raw": raw, "share_prefix": not compare}
     told = not (as_json or quiet)

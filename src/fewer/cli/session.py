@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewer.cli.console import PromptBar, download_bar, waiting
+from fewer.cli.console import PromptBar, download_bar, err, waiting
 from fewer.report_figures import NamedRun
 
 if TYPE_CHECKING:
@@ -29,21 +29,26 @@ class Loading:
     weights: str = "auto"
     activations: str = "int8"
     threads: int | None = None
+    draft: str | None = None
 
     def open(self) -> Engine:
-        """Open the engine. Raises ModelError, BadRequest."""
+        """Open the engine; what is odd about a pair of models is told on stderr. Raises ModelError, BadRequest."""
         with waiting(f"loading {self.model}"):
             import fewer.opening
 
         with download_bar() as progress:
-            return fewer.opening.open(
+            engine = fewer.opening.open(
                 self.model,
                 dtype=self.dtype,
                 weights=self.weights,
                 activations=self.activations,
+                draft=self.draft,
                 threads=self.threads,
                 progress=progress,
             )
+        for warning in engine.beside.warnings if engine.beside is not None else ():
+            err.print(warning, style="yellow", markup=False, soft_wrap=True)
+        return engine
 
 
 @contextmanager

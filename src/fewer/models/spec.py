@@ -59,6 +59,12 @@ class Spec:
     max_context: int = 2048
 
     @property
+    def row_weights(self) -> int:
+        """Weights that one row meets on its way through: a model's size, however its numbers are stored."""
+        attention = self.d_model * self.head_dim * 2 * (self.n_heads + self.n_kv_heads)
+        return self.n_layers * (attention + 3 * self.d_model * self.d_ff) + self.vocab * self.d_model
+
+    @property
     def scale(self) -> float:
         """Factor on q.k before softmax."""
         return self.attn_scale if self.attn_scale is not None else self.head_dim**-0.5
