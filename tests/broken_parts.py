@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from fewer.decode import draft, follow, transform
+from fewer.decode import draft, transform
 from fewer.kv.store import Store
+from fewer.methods.propose.distinct_tree import Branches
+from fewer.methods.propose.drawn_lines import DrawnLines
 from fewer.models.decoder import Decoder
+from fewer.parts.acceptance import KSequential, RecursiveRejection, coin
+from fewer.parts.draft_model import DraftModel
 from fewer.request import Request
 from fewer.runner import Live, Runner
-from fewer.seams import Commit, Forward, Work
+from fewer.seams import Accept, Commit, Forward, Work, knob
 from fewer.testing.rig import Rig
-from fewer.types import EMPTY_TREE, Group, Rows, Step, chain_then_tree
+from fewer.types import EMPTY_TREE, Group, Rows, Step, Told, chain_then_tree, follow
 
 
 def on_store(store: type[Store]) -> Rig:
@@ -243,7 +247,7 @@ def sloppy(bug: str) -> Callable[[Request, Callable[[], int | None]], Work]:
                 token = req.sampler.draw(out.logits[1 + node], req.told)
                 return token
 
-            path, bonus = follow(tree, draw)
+            path, bonus = follow(tree, draw, lambda token: False)
             new = [int(tree.tokens[i]) for i in path] + [bonus]
             if bug == "bonus dropped" and len(path) > 1:
                 new = new[:-1]
@@ -269,3 +273,76 @@ def sloppy(bug: str) -> Callable[[Request, Callable[[], int | None]], Work]:
             pending = new[-1:]
 
     return decode
+
+
+# ---------------------------------------------------------------------------------------------------- drafts
+@dataclass(frozen=True)
+class Sloppy(RecursiveRejection):
+    """Recursive rejection with one of the classical slips."""
+
+    slip: str = ""
+
+    def choose(self, node, tree, target, rng, told, state):
+        if self.slip == "the last sibling first":
+            kids = tree.children(node)
+            tokens = tree.tokens.copy()
+            tokens[kids] = tokens[kids[::-1]]
+            tree = replace(tree, tokens=tokens)
+        if self.slip == "the residual is forgotten":
+            p = target.probs(node)
+            for kid in tree.children(node):
+                token = int(tree.tokens[kid])
+                if coin(p[token] / tree.q[kid][token], rng):
+                    return token
+            return rng.categorical(p)
+        if self.slip == "the bonus is the draft's" and not tree.children(node):
+            return rng.categorical(tree.q[node])
+        return super().choose(node, tree, target, rng, told, state)
+
+
+@dataclass(frozen=True)
+class Loose(KSequential):
+    """Every draft tried at the full ratio, as if it were the only one."""
+
+    def choose(self, node, tree, target, rng, told, state):
+        p, q = target.probs(node), tree.q[0]
+        for kid in tree.children(node):
+            for _ in range(int(tree.copies[kid])):
+                if coin(p[tree.tokens[kid]] / q[tree.tokens[kid]], rng):
+                    return int(tree.tokens[kid])
+        rest = (p - q).clamp_min(0)
+        return rng.categorical(rest if rest.any() else p)
+
+
+class NeverRolledBack(DraftModel):
+    """A draft model whose cache keeps what was rejected."""
+
+    def _cut(self, length: int) -> Work:
+        del self._read[length:]
+        return
+        yield
+
+
+@dataclass(frozen=True)
+class Siblings(Branches):
+    """The product's tree of siblings, judged with a slip."""
+
+    branches: str = knob("2,1", "children of every node")
+    bug: str = knob("", "what is planted")
+
+    def judge(self) -> Accept:
+        return Sloppy(slip=self.bug)
+
+    def start(self, told: Told) -> DraftModel:
+        return NeverRolledBack() if self.bug == "never rolled back" else DraftModel()
+
+
+@dataclass(frozen=True)
+class Alike(DrawnLines):
+    """The product's lines drawn alike, judged at the full ratio."""
+
+    lines: int = knob(2, "lines")
+    length: int = knob(1, "tokens")
+
+    def judge(self) -> Accept:
+        return Loose()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fewer.decode import follow
 from fewer.errors import BadRequest
 from fewer.models.decoder import Decoder
 from fewer.runner import Runner
@@ -17,7 +16,7 @@ from fewer.testing.counted import Watched
 from fewer.testing.harness import generate, request, run
 from fewer.testing.rig import Rig, one_thread
 from fewer.testing.tiny import tiny_model
-from fewer.types import Tree, chain
+from fewer.types import Tree, chain, follow
 from tests.samples import DraftModel, Half, Norms, Parrot, TopKeys
 
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -220,10 +219,10 @@ def test_nothing_is_drawn_behind_a_stop_token():
 
 def test_follow():
     bush = Tree(np.array([5, 6, 7]), np.array([-1, -1, 1]))
-    assert follow(bush, {-1: 6, 1: 7, 2: 9}.get) == ([1, 2], 9)
-    assert follow(bush, {-1: 6, 1: 8}.get) == ([1], 8)
-    assert follow(bush, {-1: 4}.get) == ([], 4)
-    assert follow(bush, {-1: 6}.get, stops={6}) == ([], 6)
+    assert follow(bush, {-1: 6, 1: 7, 2: 9}.get, set().__contains__) == ([1, 2], 9)
+    assert follow(bush, {-1: 6, 1: 8}.get, set().__contains__) == ([1], 8)
+    assert follow(bush, {-1: 4}.get, set().__contains__) == ([], 4)
+    assert follow(bush, {-1: 6}.get, {6}.__contains__) == ([], 6)
 
 
 @dataclass(frozen=True)

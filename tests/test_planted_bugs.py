@@ -44,6 +44,7 @@ SOUND: dict[str, Subject] = {
         from_class(samples.Parrot, (*EXACT, "saves-forwards"), {"depth": 0}),
         from_class(samples.DraftModel, (*EXACT,)),
         from_class(samples.Ratio, EXACT),
+        from_class(parts.Siblings, EXACT),
     )
 }
 WINDOW = replace(from_card(find("streaming-llm")), name="Window", exceptions={})
@@ -97,6 +98,11 @@ BUGS = [
     ("residual forgotten", "lossless-sampled", bugged("Ratio", "no residual")),
     ("bonus token from the draft", "lossless-sampled", bugged("Ratio", "bonus from the draft")),
     ("penalties and rules stand still inside a draft", "lossless-sampled", bugged("Ratio", "stale")),
+    ("the last sibling is tried first", "lossless-sampled", bugged("Siblings", "the last sibling first")),
+    ("residual forgotten", "lossless-sampled", bugged("Siblings", "the residual is forgotten")),
+    ("bonus token from the draft", "lossless-sampled", bugged("Siblings", "the bonus is the draft's")),
+    ("drafts drawn alike at the full ratio", "lossless-sampled", from_class(parts.Alike, EXACT)),
+    ("draft model's cache not rolled back", "rollback", bugged("Siblings", "never rolled back")),
     ("dice of its own", "lossless-sampled", bugged("Ratio", "its own dice")),
     ("stop token inside a draft ignored", "lossless-greedy", on("Parrot", strategy("stop ignored"))),
     ("length limit inside a draft ignored", "lossless-greedy", on("Parrot", strategy("length ignored"))),

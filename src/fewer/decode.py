@@ -6,7 +6,7 @@ draft is the empty tree and this is plain decoding; nothing else differs, which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from fewer.errors import BadRequest
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Work
-from fewer.types import EMPTY_TREE, Out, Rows, Tree, chain, chain_then_tree
+from fewer.types import EMPTY_TREE, Out, Rows, Tree, chain, chain_then_tree, follow
 
 
 def decode(req: Request, horizon: Callable[[], int | None]) -> Work:
@@ -106,6 +106,9 @@ class Verdict:
         self.push(token)
         return token
 
+    def ends(self, token: int) -> bool:
+        return token in self._req.sampler.stops
+
     def probs(self, node: int) -> torch.Tensor:
         return self._req.sampler.weights(self.logits[node + 1], self._req.told)
 
@@ -117,6 +120,8 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree) -> Work:
     """One forward over the certain tokens and a draft; emits at least one token and commits what stands."""
     rows = chain_then_tree(pending, tree, at)
     n, told, propose, accept = len(pending), req.told, req.seams.propose, req.seams.accept
+    if accept is not None and accept.exact and told.greedy:
+        accept = None
     every = _all_rows_if_needed(req, len(rows))
     want = every if every is not None else np.arange(n - 1, len(rows))
     told_logits = propose is not None and "logits" in propose.needs
@@ -126,7 +131,7 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree) -> Work:
     verdict = Verdict(req, out, 0 if every is None else n - 1, n - 1)
     started = len(told.generated)
     if accept is None:
-        path, bonus = follow(tree, verdict.draw, req.sampler.stops)
+        path, bonus = follow(tree, verdict.draw, verdict.ends)
     else:
         path, bonus = accept.walk(tree, verdict, req.sampler.rng, told, told.of(accept))
     new = [int(tree.tokens[i]) for i in path] + [bonus]
@@ -151,22 +156,6 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree) -> Work:
     _tell_logits(req, rows, out, accepted)
     yield Commit(accepted)
     return new
-
-
-def follow(tree: Tree, draw: Callable[[int], int], stops: Collection[int] = ()) -> tuple[list[int], int]:
-    """Draw from the target at each node; follow the child that holds the drawn token. Exact for any way of drawing.
-
-    Nothing is drawn behind a stop token: rules have no say after the text's end.
-    """
-    path: list[int] = []
-    node = -1
-    while True:
-        token = draw(node)
-        child = next((i for i in np.flatnonzero(tree.parent == node) if tree.tokens[i] == token), None)
-        if child is None or token in stops:
-            return path, token
-        node = int(child)
-        path.append(node)
 
 
 def _all_rows_if_needed(req: Request, n: int) -> np.ndarray | None:

@@ -142,6 +142,7 @@ def plan(use: Sequence[str | Method]) -> Seams:
         if len(slots[seam]) > 1:
             a, b = slots[seam][:2]
             raise CannotCombine(f"{label(a)} and {label(b)} cannot be combined: a plan has one {seam} method.")
+    _complete(slots)
     bundle = Seams(
         **{s: slots[s][0] for s in ONE_EACH if slots[s]},
         rules=tuple(slots["rule"]),
@@ -149,6 +150,22 @@ def plan(use: Sequence[str | Method]) -> Seams:
     )
     _refuse(bundle)
     return bundle
+
+
+def _complete(slots: dict[str, list[Any]]) -> None:
+    """A rule without drafts brings its drafter; a drafter without a rule brings its judge, unless a rule draws itself."""
+    propose, accept = slots["propose"], slots["accept"]
+    if accept and not propose:
+        _bring(propose, accept[0], accept[0].drafter())
+    elif propose and not accept and not any(r.black_box for r in slots["rule"]):
+        _bring(accept, propose[0], propose[0].judge())
+
+
+def _bring(slot: list[Any], owner: Method, companion: Method | None) -> None:
+    """Put a method's companion beside it, under the same name."""
+    if companion is not None:
+        object.__setattr__(companion, "name", label(owner))
+        slot.append(companion)
 
 
 def label(m: Method) -> str:
@@ -177,5 +194,12 @@ def _refuse(s: Seams) -> None:
         no(s.retain, s.select, "a selection needs rotated keys, positions by place keep them unrotated.")
     if s.route and s.propose and not s.route.row_local:
         no(s.route, s.propose, "its decisions depend on the other rows of a step, so drafts would change the text.")
+    if s.accept and s.propose and s.accept.laws is not None and s.propose.law() not in s.accept.laws:
+        ways = " or ".join(sorted(s.accept.laws))
+        no(
+            s.accept,
+            s.propose,
+            f"it compares drafts with the distribution they were drawn from, in a way called {ways}.",
+        )
     if s.accept and black:
         no(s.accept, black[0], "a rule that draws tokens itself has no distribution to compare drafts with.")

@@ -15,7 +15,7 @@ import torch
 
 from fewer.kv.segment import Encoded
 from fewer.kv.view import View
-from fewer.types import EMPTY_TREE, Out, Rng, Rows, Told, Tree
+from fewer.types import EMPTY_TREE, Out, Rng, Rows, Told, Tree, follow
 
 if TYPE_CHECKING:
     from fewer.models.decoder import Decoder
@@ -233,16 +233,30 @@ class Target(Protocol):
     def logits(self) -> torch.Tensor: ...
     def hidden(self, tap: str) -> torch.Tensor: ...  # (N + 1, D) of a tap that was declared; rows as in logits
     def draw(self, node: int) -> int: ...  # sample there, after what was pushed, and push the token
+    def ends(self, token: int) -> bool: ...  # the text ends with it
     def probs(self, node: int) -> torch.Tensor: ...  # (V,) the processed distribution there, after what was pushed
     def push(self, token: int) -> None: ...  # a token stands: penalties and rules advance
 
 
 @dataclass(frozen=True)
 class Propose(Method):
-    """Drafts: token trees that hang on the last certain token."""
+    """Drafts: token trees that hang on the last certain token.
+
+    A drafter that draws its nodes from `Tree.q` says how, and may name the rule that judges them (`judge`); without one,
+    or beside a rule that draws tokens itself, the engine's default acceptance serves, which is exact for any draft.
+    """
 
     seam: ClassVar[str] = "propose"
     taps: ClassVar[frozenset[str]] = frozenset()  # hidden states of the main model that feedback() reads
+
+    def law(self) -> str:
+        """How nodes were drawn from q, if they were: "line", one child a node; "independent", siblings drawn alike, equal
+        ones merged and counted (Tree.copies); "distinct", siblings drawn in their order without replacement."""
+        return ""
+
+    def judge(self) -> Accept | None:
+        """The acceptance its drafts are made for, used where the plan names none."""
+        return None
 
     def most(self) -> int:
         """Tokens of its largest draft: a forward must have room for them."""
@@ -267,17 +281,36 @@ class Propose(Method):
 
 @dataclass(frozen=True)
 class Accept(Method):
-    """Which drafted rows stand. Default of the engine: draw from the target at each node, follow the child that matches."""
+    """Which drafted rows stand. Default of the engine: draw from the target at each node, follow the child that matches.
+
+    A rule is a way to choose one token where some were drafted; override `choose`, or `walk` if it is more than that.
+    """
 
     seam: ClassVar[str] = "accept"
     taps: ClassVar[frozenset[str]] = frozenset()  # hidden states of the main model that it reads
+    laws: ClassVar[frozenset[str] | None] = None  # of the drafts it can judge (Propose.law); None = any
+    exact: ClassVar[bool] = False  # leaves the target's distribution as it is, so a greedy text needs no rule
+
+    def drafter(self) -> Propose | None:
+        """Who drafts for it, where the plan names nobody."""
+        return None
+
+    def choose(self, node: int, tree: Tree, target: Target, rng: Rng, told: Told, state: Any) -> int:
+        """The token that comes after `node`. It is not pushed here."""
+        raise NotImplementedError
 
     def walk(self, tree: Tree, target: Target, rng: Rng, told: Told, state: Any) -> tuple[list[int], int]:
         """(accepted node path, one more token).
 
         Every token that stands is pushed once, in text order: by target.draw(), or by target.push() if it was not drawn.
         """
-        raise NotImplementedError
+
+        def draw(node: int) -> int:
+            token = self.choose(node, tree, target, rng, told, state)
+            target.push(token)
+            return token
+
+        return follow(tree, draw, target.ends)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class Tree:
     q: the drafter's own distribution at each node's PARENT, (N, V): needed by ratio acceptance only.
     chance: (N,) the drafter's estimate that a node and all before it stand; it decides what is verified when rows cost.
     embeds: (S, D) inputs of the S nodes whose token is -1, in order. Such a node is computed and never stands.
+    copies: (N,) how many of several drafts drawn alike pass through a node.
     """
 
     tokens: np.ndarray
@@ -63,9 +64,14 @@ class Tree:
     q: torch.Tensor | None = None
     chance: np.ndarray | None = None
     embeds: torch.Tensor | None = None
+    copies: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def children(self, node: int) -> list[int]:
+        """The nodes below `node`, in order."""
+        return np.flatnonzero(self.parent == node).tolist()
 
     def depth(self) -> np.ndarray:
         """(N,) depth of each node, 0 for children of the certain token."""
@@ -89,7 +95,25 @@ class Tree:
         soft = np.cumsum(self.tokens < 0) - 1
         vectors = keep[self.tokens[keep] < 0]
         embeds = None if self.embeds is None else self.embeds[torch.as_tensor(soft[vectors])]
-        return Tree(self.tokens[keep], new[self.parent[keep]], q, chance, embeds)
+        copies = None if self.copies is None else self.copies[keep]
+        return Tree(self.tokens[keep], new[self.parent[keep]], q, chance, embeds, copies)
+
+
+def follow(tree: Tree, draw: Callable[[int], int], ends: Callable[[int], bool]) -> tuple[list[int], int]:
+    """Draw a token at each node and follow the child that holds it: (path, the first drawn token with no child).
+
+    With draws from the target this is exact for any tree and any way of drawing. Nothing is drawn behind a token that
+    ends the text: rules have no say there.
+    """
+    path: list[int] = []
+    node = -1
+    while True:
+        token = draw(node)
+        child = next((i for i in tree.children(node) if tree.tokens[i] == token), None)
+        if child is None or ends(token):
+            return path, token
+        node = child
+        path.append(node)
 
 
 EMPTY_TREE = Tree(np.zeros(0, np.int64), np.zeros(0, np.int64))

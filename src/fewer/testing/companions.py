@@ -55,6 +55,9 @@ class Guess(Propose):
     depth: int = knob(2, "tokens a draft", low=1)
     vocab: int = knob(VOCAB, "size of the vocabulary", low=2)
 
+    def law(self) -> str:
+        return "line"
+
     def draft(self, context: list[int], limit: int, told: Told, state: Any, rng: Rng) -> Work:
         q, tokens = [], list[int]()
         for level in range(min(limit, self.depth)):
