@@ -125,6 +125,7 @@ class Told:
     decoding: bool = False  # the whole prompt is committed
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
+    encode: Callable[[str], list[int]] | None = None  # text -> tokens; None where there is no tokenizer
     _state: dict[int, Any] = field(default_factory=dict)
 
     def start(self, method: Any) -> None:
