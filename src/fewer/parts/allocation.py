@@ -13,6 +13,7 @@ Among equal scores the earlier entry stays, so nothing depends on how a sort was
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,7 @@ class Allocation:
             high, low = free, 2 * rest - free
         step = (high - low) / (n_layers - 1)
         ends = [round(sum(high - step * i for i in range(layer))) for layer in range(n_layers + 1)]
-        return [self.fixed + b - a for a, b in zip(ends, ends[1:])]
+        return [self.fixed + b - a for a, b in itertools.pairwise(ends)]
 
 
 def best(scores: torch.Tensor, k: int) -> torch.Tensor:

@@ -68,7 +68,9 @@ def evidence(subject: Subject) -> None:
     cls, base = type(method), SEAMS[subject.seam]
     unknown = method.needs - set(EVIDENCE)
     require(not unknown, f"it needs {sorted(unknown)}; there is {', '.join(EVIDENCE)}")
-    by_knobs = isinstance(inspect.getattr_static(cls, "needs"), property)  # other settings may take what this one does not
+    by_knobs = isinstance(
+        inspect.getattr_static(cls, "needs"), property
+    )  # other settings may take what this one does not
     for kind, hooks in EVIDENCE.items():
         own = [h for h in hooks if getattr(cls, h, None) is not getattr(base, h, None)]
         if kind not in method.needs:

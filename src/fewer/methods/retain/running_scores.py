@@ -45,12 +45,12 @@ class RunningScores(Retain):
     recent: float = knob(0.0, "share of the budget that is for the newest entries", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        require_least(self.budget, self.least, "sinks + 1")
+        require_least(self.budget, self.least, "sinks + 2" if self.scorer == "keys" else "sinks + 1")
 
     @property
     def least(self) -> int:
-        """The smallest budget that leaves a choice."""
-        return self.sinks + 1
+        """The smallest budget that leaves a choice. Two keys are always equally far from their mean."""
+        return self.sinks + 1 + (self.scorer == "keys")
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
