@@ -114,7 +114,7 @@ def test_run_counts_what_the_ledger_counts(engine):
     item = tasks.Item(("a question " * 9,), 12)
     plain, less = run(engine, item, []), run(engine, item, ["streaming-llm:budget=16"])
     assert plain.spent["generated_tokens"] == 12 and plain.spent["forwards"] == 1.0
-    assert less.spent["kv_peak"] < plain.spent["kv_peak"] and less.spent["reads"] < plain.spent["reads"]
+    assert less.spent["kv_end"] < plain.spent["kv_end"] and less.spent["reads"] < plain.spent["reads"]
     batch = run(engine, tasks.Item(("one " * 30, "two", "three"), 4), [])
     assert len(batch.tokens) == 3 and batch.spent["padded"] > 1 and batch.spent["forwards"] < 1.0
 

@@ -29,9 +29,11 @@ def test_knobs_have_types_and_ranges():
     [
         ({"budge": "4"}, "did you mean budget"),
         ({"budget": "many"}, "not of type"),
-        ({"budget": "0"}, "integer >= 1 or a fraction"),
+        ({"budget": "0"}, "minimum is 5"),
         ({"budget": "1.5"}, "integer >= 1 or a fraction"),
-        ({"budget": "-3"}, "integer >= 1 or a fraction"),
+        ({"budget": "-3"}, "minimum is 5"),
+        ({"budget": "0.0"}, "integer >= 1 or a fraction"),
+        ({"budget": "4"}, r"minimum is 5 .sinks . 1."),
         ({"budget": "nan"}, "not of type"),
         ({"sinks": "-1"}, "outside"),
         ({"sinks": "1.5"}, "not of type"),

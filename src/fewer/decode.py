@@ -23,13 +23,13 @@ def decode(req: Request, horizon: Callable[[], int | None]) -> Work:
     pending, at = req.kept_prompt[req.cached :], req.cached
     if not pending:
         raise BadRequest("the prompt is empty after its transforms; nothing is left to continue.")
-    while len(pending) > req.chunk:
-        rows = chain(pending[: req.chunk], at)
+    while (size := piece(req, at)) < len(pending):
+        rows = chain(pending[:size], at)
         out = yield Forward(rows, want=_all_rows_if_needed(req, len(rows)), stage="prefill")
         accepted = np.arange(len(rows))
         _tell_logits(req, rows, out, accepted)
         yield Commit(accepted)
-        at, pending = at + req.chunk, pending[req.chunk :]
+        at, pending = at + size, pending[size:]
         if req.on_progress:
             req.on_progress(at, len(req.kept_prompt))
     context = list(req.kept_prompt)
@@ -69,6 +69,13 @@ def transform(req: Request) -> Work:
     for m in req.seams.methods():
         if m not in req.seams.transforms:
             told.start(m)
+
+
+def piece(req: Request, at: int) -> int:
+    """How many prompt tokens the next forward takes: a chunk, or fewer where Retain acts in the middle of the prompt."""
+    retain = req.seams.retain
+    moment = 0 if retain is None or retain.acts == "always" else retain.moment(req.told)
+    return min(req.chunk, moment - at) if at < moment else req.chunk
 
 
 def draft(req: Request, context: list[int], horizon: int | None) -> Work:

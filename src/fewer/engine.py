@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,7 @@ class Engine:
         )
         if self.tokenizer is not None:
             req.told.spell = self.tokenizer.text_bytes
+            req.told.encode = partial(self.tokenizer.encode, bos=False)
         if seams.pure_prefix and share_prefix:
             found = self.prefixes.take(ids)
             if found is not None:

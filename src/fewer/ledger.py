@@ -77,9 +77,13 @@ class Ledger:
         m.layers_skipped += skipped
         self.kv_entries_read += entries_read
 
+    def kv_peak(self, nbytes: int) -> None:
+        """KV bytes held inside a step, before the cache is cut or packed."""
+        self.kv_bytes_peak = max(self.kv_bytes_peak, nbytes)
+
     def kv(self, tokens: int, nbytes: int) -> None:
         """KV bytes held after a step. The timeline is thinned by half whenever it is full."""
-        self.kv_bytes_peak = max(self.kv_bytes_peak, nbytes)
+        self.kv_peak(nbytes)
         self.kv_bytes_end = nbytes
         self.timeline.append((tokens, nbytes))
         if len(self.timeline) > TIMELINE_MAX:

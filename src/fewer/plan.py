@@ -115,15 +115,20 @@ def make(name: str, knobs: dict[str, Any]) -> Method:
         method = cls(**values)
     except ValueError as e:
         raise BadKnob(f"{name}: {e}") from None
+    for key in knobs:  # after the method's own say, which knows its minimum
+        if schema[key].metadata.get("budget"):
+            _check_budget(name, key, values[key])
     object.__setattr__(method, "name", name)
     return method
 
 
+def _check_budget(name: str, key: str, value: int | float) -> None:
+    ok = 0 < value <= 1 if isinstance(value, float) else value >= 1
+    if not ok:
+        raise BadKnob(f"{name}: {key}={value} must be an integer >= 1 or a fraction in (0, 1]")
+
+
 def _check(name: str, key: str, value: Any, meta: Any) -> Any:
-    if meta.get("budget"):
-        ok = 0 < value <= 1 if isinstance(value, float) else value >= 1
-        if not ok:
-            raise BadKnob(f"{name}: {key}={value} must be an integer >= 1 or a fraction in (0, 1]")
     low, high, choices = meta.get("low"), meta.get("high"), meta.get("choices")
     if (low is not None and value < low) or (high is not None and value > high):
         raise BadKnob(f"{name}: {key}={value} is outside [{low}, {'inf' if high is None else high}]")
@@ -188,6 +193,8 @@ def _refuse(s: Seams) -> None:
         no(black[0], black[1], "both draw the token themselves.")
     if s.retain and s.codec and s.retain.acts == "always":
         no(s.retain, s.codec, "packed entries cannot be evicted one by one.")
+    if s.retain and s.codec and not s.codec.per_head:
+        no(s.retain, s.codec, "it packs a token's heads together, but heads keep entries of different tokens.")
     if s.retain and s.route and s.retain.positions == "place" and s.route.missing_kv == "absent":
         no(s.retain, s.route, "positions by place need the same entries in every layer.")
     if s.retain and s.select and s.retain.positions == "place":

@@ -22,16 +22,16 @@ from fewer.kv.view import View
 from fewer.models.decoder import Decoder
 from fewer.plan import PLAIN, label
 from fewer.request import Request
-from fewer.seams import Commit, Forward, Rewind, Work
+from fewer.seams import Commit, Forward, Retain, Rewind, Work
 from fewer.types import Group, Out, Step, Told
 
 
 class HeldBy:
     """A sequence as Retain and Codec see it."""
 
-    def __init__(self, store: Store, seq: int) -> None:
-        self._store, self._seq = store, seq
-        self.n_layers, self.n_heads = store.spec.n_layers, store.spec.n_kv_heads
+    def __init__(self, model: Decoder, store: Store, seq: int) -> None:
+        self._store, self._seq, self.angles = store, seq, model.angles
+        self.n_layers, self.n_heads, self.scale = store.spec.n_layers, store.spec.n_kv_heads, store.spec.scale
 
     def entries(self, layer: int) -> np.ndarray:
         return self._store.entries(self._seq, layer)
@@ -45,12 +45,17 @@ class HeldBy:
 
 @dataclass
 class Live:
-    """A request, its coroutine, and the forward it waits for."""
+    """A request, its coroutine, and the forward it waits for. aside: what a Retain method runs before it evicts."""
 
     req: Request
     work: Work
     ask: Forward | None = None
     reply: Out | None = None
+    aside: Work | None = None
+
+    @property
+    def current(self) -> Work:
+        return self.work if self.aside is None else self.aside
 
 
 class Runner:
@@ -132,7 +137,7 @@ class Runner:
         """Tokens that may be committed before this request's Retain or Codec acts."""
         if req.seams.retain is None and req.seams.codec is None:
             return None
-        held = HeldBy(self.stores["main"], req.seqs["main"])
+        held = self._held(req)
         limits = [
             m.horizon(held, req.told, req.told.of(m)) for m in (req.seams.retain, req.seams.codec) if m is not None
         ]
@@ -142,22 +147,34 @@ class Runner:
     def _advance(self, one: Live) -> None:
         """Run a coroutine up to its next Forward; cache edits it asks for on the way are done."""
         try:
-            while True:
-                ask = one.work.send(one.reply)  # type: ignore[arg-type]
-                one.reply = None
-                if isinstance(ask, Forward):
-                    one.ask = ask
-                    return
-                if isinstance(ask, Commit):
-                    raise RuntimeError("Commit without a Forward before it")
-                self._rewind(one.req, ask)
+            while one.ask is None:
+                self._resume(one)
         except StopIteration:
             self._end(one)
         except Exception as e:
             one.req.error, one.req.finish_reason = e, "error"
             self._end(one)
 
+    def _resume(self, one: Live) -> None:
+        """One step of whichever coroutine is running. A study that has ended is followed by the eviction it was for."""
+        try:
+            ask = one.current.send(one.reply)  # type: ignore[arg-type]
+        except StopIteration:
+            if one.aside is None:
+                raise
+            one.aside = one.reply = None
+            self._edit(one.req, one.req.seams.retain)
+            return
+        one.reply = None
+        if isinstance(ask, Forward):
+            one.ask = ask
+        elif isinstance(ask, Commit):
+            raise RuntimeError("Commit without a Forward before it")
+        else:
+            self._rewind(one.req, ask)
+
     def _end(self, one: Live) -> None:
+        one.current.close()
         one.work.close()
         req = one.req
         req.ledger.generated_tokens = len(req.tokens)
@@ -231,35 +248,50 @@ class Runner:
         """The coroutine answers a forward with its Commit; then the caches are maintained."""
         req = one.req
         try:
-            commit = one.work.send(one.reply)  # type: ignore[arg-type]
+            commit = one.current.send(one.reply)  # type: ignore[arg-type]
             one.reply = None
             if not isinstance(commit, Commit):
                 raise RuntimeError("a Forward must be followed by its Commit")
+            if one.aside is not None and model == "main" and len(commit.accepted):
+                raise RuntimeError("a study may not leave entries in the cache it looks at")
             start = time.perf_counter()
             self.stores[model].commit(req.seqs[model], ask.rows, commit.accepted)
-            told = self._told(req, model)
-            told.seen += len(commit.accepted)
-            if model == "main" and req.kept is not None:
-                self._maintain(req)
             req.ledger.spend("cache", time.perf_counter() - start)
-            req.ledger.kv(told.seen, self._bytes(req))
+            told = self._told(req, model)
+            before, told.seen = told.seen, told.seen + len(commit.accepted)
+            if model == "main" and req.kept is not None and one.aside is None:
+                self._maintain(one, before)
+            else:
+                req.ledger.kv(told.seen, self._bytes(req))
         except Exception as e:
             one.req.error, one.req.finish_reason = e, "error"
             self._end(one)
 
-    def _maintain(self, req: Request) -> None:
-        """Let Retain and Codec act on what is committed."""
-        told, seq, store = req.told, req.seqs["main"], self.stores["main"]
-        was = told.decoding
-        told.decoding = told.seen >= told.prompt_len
-        if told.decoding and not was and req.on_prefilled is not None:
+    def _maintain(self, one: Live, before: int) -> None:
+        """Let Retain and Codec act on what is committed, now or when a study has ended. before: tokens seen until now."""
+        req, told, retain = one.req, one.req.told, one.req.seams.retain
+        if told.seen >= told.prompt_len and not told.decoding and req.on_prefilled is not None:
             req.on_prefilled(req)
-        retain, codec = req.seams.retain, req.seams.codec
+        if retain is not None and retain.acts == "prompt":
+            if before < retain.moment(told) <= told.seen:
+                req.ledger.kv(told.seen, self._bytes(req))
+                one.aside = retain.study(req.kept_prompt[: told.seen], told, told.of(retain))
+                self._resume(one)
+                return
+            retain = None
+        self._edit(req, retain)
+
+    def _edit(self, req: Request, retain: Retain | None) -> None:
+        """Carry out what Retain (None = it is not its turn) and Codec decide. The ledger's peak counts old and new memory."""
+        told, seq, store, start = req.told, req.seqs["main"], self.stores["main"], time.perf_counter()
+        told.decoding = told.seen >= told.prompt_len
+        held, codec, own = self._held(req), req.seams.codec, self._bytes(req)
         if retain is None and codec is None:
+            req.ledger.kv(told.seen, own)
             return
-        held = HeldBy(store, seq)
+        store.meter.peak = others = store.meter.bytes
         with torch.inference_mode():
-            if retain is not None and (retain.acts == "always" or (told.decoding and not was)):
+            if retain is not None:
                 kept = retain.keep(held, told, told.of(retain))
                 for layer, idx in (kept or {}).items():
                     store.keep(seq, layer, idx)
@@ -267,6 +299,12 @@ class Runner:
                 for layer in range(store.spec.n_layers):
                     if store.raw_entries(seq, layer):
                         store.encode(seq, layer, partial(codec.encode, layer, told=told, state=told.of(codec)))
+        req.ledger.kv_peak(own + store.meter.peak - others)
+        req.ledger.kv(told.seen, self._bytes(req))
+        req.ledger.spend("cache", time.perf_counter() - start)
+
+    def _held(self, req: Request) -> HeldBy:
+        return HeldBy(self.models["main"], self.stores["main"], req.seqs["main"])
 
     def _rewind(self, req: Request, ask: Rewind) -> None:
         if ask.model in req.seqs:

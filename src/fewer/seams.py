@@ -81,11 +81,13 @@ class Held(Protocol):
     """What a sequence holds, read-only, as the engine shows it to Retain and Codec."""
 
     n_layers: int
-    n_heads: int
+    n_heads: int  # kv-heads
+    scale: float  # on q.k before softmax
 
     def entries(self, layer: int) -> np.ndarray: ...  # (H,)
     def raw_entries(self, layer: int) -> int: ...
     def view(self, layer: int) -> View: ...
+    def angles(self, layer: int, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]: ...  # cos, sin (T, d/2)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Method:
 
     seam: ClassVar[str] = ""
     name: ClassVar[str] = ""  # the catalogue name, set on the object when a plan is made
-    needs: ClassVar[frozenset[str]] = frozenset()  # "attention", "logits": evidence the engine must produce
+    needs: ClassVar[frozenset[str]] = frozenset()  # evidence the engine must produce: "attention", "queries", "logits"
     uses: ClassVar[frozenset[str]] = frozenset()  # models beside "main" that its forwards name, e.g. "draft"
     by_text: ClassVar[bool] = (
         False  # it speaks to them through text, so their vocabularies may differ from the main one's
@@ -125,7 +127,7 @@ class Method:
 
 
 class Watcher:
-    """Declared evidence (needs = {"attention"}): probabilities of chosen rows, computed only because somebody asked."""
+    """Declared evidence of chosen rows, handed out only because somebody asked: needs = {"attention"}, {"queries"}."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -135,6 +137,9 @@ class Watcher:
 
     def watch(self, layer: int, rows: np.ndarray, probs: list[torch.Tensor], told: Told, state: Any) -> None:
         """probs[h]: (w, g, n_h) over committed then in-flight entries of kv-head h, in order."""
+
+    def watch_queries(self, layer: int, rows: np.ndarray, q: torch.Tensor, told: Told, state: Any) -> None:
+        """q (w, Hq, d): queries before rotation, of the rows that probe() chose."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,16 @@ class Retain(Method, Watcher):
     def keep(self, held: Held, told: Told, state: Any) -> dict[int, list[torch.Tensor]] | None:
         """layer -> per kv-head ascending places to keep. None = keep all. Layers left out keep all."""
         raise NotImplementedError
+
+    def moment(self, told: Told) -> int:
+        """With acts = "prompt": after how many prompt tokens keep() is called. What follows is read from what was kept."""
+        return told.prompt_len
+
+    def study(self, tokens: list[int], told: Told, state: Any) -> Work:
+        """With acts = "prompt": forwards of its own right before keep(), on the cache of `tokens` (all so far). Their rows
+        see the cache and each other; on the main model none may be accepted."""
+        return
+        yield
 
     def read_logits(self, tokens: np.ndarray, logits: torch.Tensor, told: Told, state: Any) -> None:
         """With needs = {"logits"}: the tokens (A,) that become cache now, rejected drafts left out, and the logits (A, V)
@@ -183,6 +198,7 @@ class Codec(Method, Watcher):
     """How entries are stored. Raw entries that are due change into packed ones; attention reads them through decode."""
 
     seam: ClassVar[str] = "codec"
+    per_head: ClassVar[bool] = False  # packs each kv-head by itself, so heads may hold entries of different tokens
 
     def due(self, held: Held, told: Told, state: Any) -> bool:
         """Called after every commit: pack the raw entries now?"""

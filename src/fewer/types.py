@@ -159,6 +159,7 @@ class Told:
     expect: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = (
         as_it_is  # (a drafter's logits (V,), tokens drafted before) -> probabilities under the request's sampling
     )
+    encode: Callable[[str], list[int]] | None = None  # text -> tokens; None where there is no tokenizer
     _state: dict[int, Any] = field(default_factory=dict)
 
     def start(self, method: Any) -> None:

@@ -17,6 +17,7 @@ from fewer.kv.segment import Meter, Segment, pack_stacked
 from fewer.kv.store import Sequence, Store
 from fewer.kv.view import View
 from fewer.models.layers import rotate
+from fewer.seams import Watcher
 from fewer.types import Group, Rows
 
 SCRATCH = Meter()  # temporary segments of one layer's read; not cache
@@ -41,6 +42,12 @@ def ancestors(rows: Rows) -> torch.Tensor | None:
     return torch.from_numpy(seen)
 
 
+def unrotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The inverse of rotating x (T, H, d) by cos, sin (T, d/2), which may be longer than 1 together (YaRN)."""
+    size = cos**2 + sin**2
+    return rotate(x, cos / size, -sin / size)
+
+
 class GroupRead:
     """One group's reading, for the length of a step."""
 
@@ -51,18 +58,19 @@ class GroupRead:
         self.visible = ancestors(group.rows)
         self.pos = torch.from_numpy(group.rows.pos.astype(np.int32))
         self.entries_read = 0
-        self.watchers = []
+        self.probed: list[tuple[Watcher, np.ndarray]] = []
         for w in (self.seams.retain, self.seams.codec, group.watch):
-            if w is not None and "attention" in w.needs:
+            if w is not None and w.needs & {"attention", "queries"}:
                 rows = w.probe(len(group.rows), self.told, self.told.of(w))
                 if rows is not None and len(rows):
-                    self.watchers.append((w, np.asarray(rows)))
+                    self.probed.append((w, np.asarray(rows)))
+        self.watchers = [(w, rows) for w, rows in self.probed if "attention" in w.needs]
         self.selecting = self.seams.select is not None and self.told.decoding
         if self.selecting:
             assert self.seams.select is not None
             self.seams.select.begin(len(group.rows), self.told, self.told.of(self.seams.select))
         packed = self.seams.codec is not None
-        self.plain = not (self.watchers or self.selecting or self.seams.place or packed)
+        self.plain = not (self.probed or self.selecting or self.seams.place or packed)
 
     def attend(
         self, layer: int, rows: np.ndarray | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
@@ -71,6 +79,7 @@ class GroupRead:
         store = self.store
         pos = self.pos if rows is None else self.pos[torch.from_numpy(rows)]
         store.stage(self.seq, layer, rows, pos, k, v)
+        self._tell_queries(layer, rows, q, pos)
         visible = self._visible(rows)
         committed = store.view(self.group.seq, layer).segments
         staged = store.in_flight(self.seq, layer)
@@ -84,6 +93,16 @@ class GroupRead:
         self.entries_read += sum(int(s.len.sum()) for s in committed) * m + m * (m + 1) // 2 * store.spec.n_kv_heads
         self._tell(layer, rows, probes, probs)
         return o
+
+    def _tell_queries(self, layer: int, rows: np.ndarray | None, q: torch.Tensor, pos: torch.Tensor) -> None:
+        """Queries as they were before rotation, for those who declared that they need them."""
+        have = np.arange(len(q)) if rows is None else rows
+        for w, wanted in self.probed:
+            if "queries" in w.needs:
+                here = np.flatnonzero(np.isin(have, wanted))
+                at = torch.from_numpy(here)
+                asked = q[at] if self.seams.place else unrotated(q[at], *self.angles(layer, pos[at].numpy()))
+                w.watch_queries(layer, have[here], asked, self.told, self.told.of(w))
 
     def _visible(self, rows: np.ndarray | None) -> torch.Tensor | None:
         if rows is None or self.visible is None:

@@ -17,10 +17,10 @@ DTYPE_CODE = {torch.float32: 0, torch.float16: 1}
 
 
 class Meter:
-    """Allocated KV bytes now."""
+    """Allocated KV bytes: now, and the most since `peak` was last set."""
 
     def __init__(self) -> None:
-        self.bytes = 0
+        self.bytes = self.peak = 0
 
 
 class Buffer:
@@ -31,6 +31,7 @@ class Buffer:
     def __init__(self, meter: Meter, nbytes: int) -> None:
         self.meter, self.nbytes = meter, nbytes
         meter.bytes += nbytes
+        meter.peak = max(meter.peak, meter.bytes)
 
     def __del__(self) -> None:
         self.meter.bytes -= self.nbytes

@@ -135,8 +135,11 @@ class Store:
         s, depth = self._seqs[seq], self.spec.n_layers if depth is None else depth
         if s.k is None or depth > len(s.k) or int(s.n.max()) + m > s.cap:
             self._freeze(s)
-            held = int(max((sum(int(seg.len.max()) for seg in layer) for layer in s.segments), default=0))
-            s.cap = max(m, min(512, max(32, held // 8)))
+            held = sum(int(seg.len.sum()) for layer in s.segments for seg in layer)
+            mean = held // (
+                self.spec.n_layers * self.spec.n_kv_heads
+            )  # heads may differ much, the tail is as wide as all
+            s.cap = max(m, min(512, max(32, mean // 8)))
             shape = (depth, self.spec.n_kv_heads, s.cap, self.spec.head_dim)
             s.k = torch.empty(shape, dtype=self.dtype, device=self.device)
             s.v = torch.empty(shape, dtype=self.dtype, device=self.device)

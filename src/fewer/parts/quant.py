@@ -25,10 +25,15 @@ class Quantised:
     def nbytes(self) -> int:
         return self.codes.nbytes + self.low.nbytes + self.step.nbytes
 
-    def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        """(n, c) in `dtype`."""
-        codes = unpack(self.codes, self.bits)[:, : self.channels]
-        return self.low.to(dtype) + self.step.to(dtype) * codes.to(dtype)
+    def dense(self, dtype: torch.dtype, repeats: torch.Tensor | None = None) -> torch.Tensor:
+        """(n, c) in `dtype`. repeats: how many rows in turn share each row of low and step, if they are grouped by rows."""
+        codes = unpack(self.codes, self.bits)[:, : self.channels].to(dtype)
+        low, step = (
+            (self.low, self.step)
+            if repeats is None
+            else (t.repeat_interleave(repeats, 0) for t in (self.low, self.step))
+        )
+        return low.to(dtype) + step.to(dtype) * codes
 
 
 def quantise(x: torch.Tensor, bits: int, dim: int) -> Quantised:

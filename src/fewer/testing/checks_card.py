@@ -16,7 +16,7 @@ from fewer.testing.held import require
 from fewer.testing.subject import Subject
 
 TASKS = ("needle", "copy", "chat", "constrained", "batch")
-EVIDENCE = {"attention": ("probe", "watch"), "logits": ("read_logits",)}
+EVIDENCE = {"attention": ("probe", "watch"), "queries": ("probe", "watch_queries"), "logits": ("read_logits",)}
 CHANGES_TEXT = ("retain", "select", "codec", "route", "propose", "accept", "transform", "pack", "strategy")
 
 
@@ -68,10 +68,14 @@ def evidence(subject: Subject) -> None:
     cls, base = type(method), SEAMS[subject.seam]
     unknown = method.needs - set(EVIDENCE)
     require(not unknown, f"it needs {sorted(unknown)}; there is {', '.join(EVIDENCE)}")
+    by_knobs = isinstance(
+        inspect.getattr_static(cls, "needs"), property
+    )  # other settings may take what this one does not
     for kind, hooks in EVIDENCE.items():
         own = [h for h in hooks if getattr(cls, h, None) is not getattr(base, h, None)]
         if kind not in method.needs:
-            require(not own, f"it has {', '.join(own)} but does not declare that it needs {kind}, so nobody calls it")
+            unused = hooks[-1] in own and not by_knobs
+            require(not unused, f"it has {hooks[-1]} but does not declare that it needs {kind}, so nobody calls it")
             continue
         require(
             len(own) == len(hooks), f"it declares that it needs {kind} but has no {', '.join(set(hooks) - set(own))}"

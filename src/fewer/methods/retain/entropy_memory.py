@@ -21,7 +21,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fewer.seams import Held, Retain, budget_knob, knob, resolve_budget
+from fewer.parts.budget import limit, require_least
+from fewer.seams import Held, Retain, budget_knob, knob
 from fewer.types import Told
 
 
@@ -48,8 +49,11 @@ class EntropyMemory(Retain):
     decay: float = knob(1.0, "factor on the surprise of an entry for every turn that follows it", low=0.01, high=1.0)
     turn: int = knob(64, "tokens in a turn", low=1)
 
+    def __post_init__(self) -> None:
+        require_least(self.budget, self.sinks + 1, "sinks + 1")
+
     def start(self, told: Told) -> Memory:
-        return Memory(resolve_budget(self.budget, told.prompt_len), np.zeros(0), np.zeros(0, np.int64))
+        return Memory(limit(self.budget, told.prompt_len, self.sinks + 1), np.zeros(0), np.zeros(0, np.int64))
 
     def read_logits(self, tokens: np.ndarray, logits: torch.Tensor, told: Told, state: Memory) -> None:
         if state.limit is None:

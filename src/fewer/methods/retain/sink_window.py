@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from fewer.parts.budget import sinks_and_recent
-from fewer.seams import Held, Retain, budget_knob, knob, resolve_budget
+from fewer.parts.budget import limit, require_least, sinks_and_recent
+from fewer.seams import Held, Retain, budget_knob, knob
 from fewer.types import Told
 
 
@@ -32,8 +32,11 @@ class SinkWindow(Retain):
     budget: int | float = budget_knob(512, "entries kept a kv-head")
     sinks: int = knob(4, "first entries that always stay", low=0)
 
+    def __post_init__(self) -> None:
+        require_least(self.budget, self.sinks + 1, "sinks + 1")
+
     def start(self, told: Told) -> int | None:
-        return resolve_budget(self.budget, told.prompt_len)
+        return limit(self.budget, told.prompt_len, self.sinks + 1)
 
     def keep(self, held: Held, told: Told, state: int | None) -> dict[int, list[torch.Tensor]] | None:
         if state is None:
