@@ -54,7 +54,10 @@ def write_html(result: dict[str, Any], path: Path, tables: Sequence[Sheet] | Non
     written in one piece. Raises BadRequest as write_csv."""
     page = resources.files("fewer").joinpath("bench", "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    parts = [(s, [[cell(v) for v in row] for row in s.rows], _bars(s)) for s in (sheets(result) if tables is None else tables)]
+    parts = [
+        (s, [[cell(v) for v in row] for row in s.rows], _bars(s))
+        for s in (sheets(result) if tables is None else tables)
+    ]
     html = environment.from_string(page).render(what=result["what"], parts=parts, result=result)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:

