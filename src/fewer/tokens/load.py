@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fewer.errors import BadRequest, CorruptFile, ModelError
-from fewer.models import resolve, tokenizer
+from fewer.models import resolve, tokenizer, tokenizer_file
 from fewer.tokens import packages, sentencepiece_file
 from fewer.tokens.ranks import RankCoder
 from fewer.tokens.vocabulary import Vocabulary
@@ -116,7 +116,35 @@ def _json(path: Path, name: str) -> Vocabulary:
         raise CorruptFile(f"{path} is not JSON: {error}. Fetch it again.") from error
     if isinstance(data, dict) and {"vocab", "config"} <= data.keys():
         return _tekken(data, path, name)
+    if _of_bytes(data):
+        return _bytes(path, name)
     return _from_backend(tokenizer.from_file(path), name, "tokenizer.json")
+
+
+def _of_bytes(data: dict[str, Any]) -> bool:
+    """Whether its alphabet is the 256 characters of Latin-1, each standing for a byte (tokens/train/export.py)."""
+    vocab = data.get("model", {}).get("vocab", {}) if isinstance(data, dict) else {}
+    fused = (data.get("decoder") or {}).get("type") == "Fuse" if isinstance(data, dict) else False
+    return fused and isinstance(vocab, dict) and all(chr(b) in vocab for b in range(256))
+
+
+def _bytes(path: Path, name: str) -> Vocabulary:
+    backend = tokenizer_file.build(path).backend
+    backend.encode_special_tokens = True
+    listed = [backend.id_to_token(i) or "" for i in range(backend.get_vocab_size())]
+
+    def to_ids(data: bytes) -> list[int]:
+        return backend.encode(data.decode("latin-1"), add_special_tokens=False).ids
+
+    return Vocabulary(
+        name,
+        "tokenizer.json",
+        "tokenizers",
+        [token.encode("latin-1", errors="replace") for token in listed],
+        frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special),
+        lambda text: to_ids(text.encode()),
+        from_bytes=to_ids,
+    )
 
 
 def _package(path: Path, name: str) -> Vocabulary:
