@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import itertools
 import json
 import pydoc_data.topics
 import subprocess
@@ -31,7 +32,7 @@ def naive_merge(ranks: dict[bytes, int], piece: bytes) -> list[int]:
         return [ranks[piece]]
     parts = [bytes([b]) for b in piece]
     while True:
-        found = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ranks]
+        found = [(ranks[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in ranks]
         if not found:
             return [ranks[p] for p in parts]
         _, i = min(found)

@@ -219,7 +219,7 @@ def test_the_report_adds_up_and_names_what_has_no_text(packages: Path) -> None:
 def test_the_commands(packages: Path, fewer, tmp_path: Path) -> None:
     from fewer.models.tokenizer import _BYTE_OF
 
-    merges = {"type": "BPE", "vocab": {c: b for c, b in _BYTE_OF.items()}, "merges": []}
+    merges = {"type": "BPE", "vocab": dict(_BYTE_OF.items()), "merges": []}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     tokenizer = {
         "version": "1.0",

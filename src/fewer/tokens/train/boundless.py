@@ -77,7 +77,9 @@ def build_boundless(
     return Boundless(export.merging(tokens, merges, full), word_merges, supers, floor)
 
 
-def add_phrases(base: Mapping[str, Any], corpus: Corpus, count: int, most: int, say: Say) -> tuple[Tokenizer, list[str]]:
+def add_phrases(
+    base: Mapping[str, Any], corpus: Corpus, count: int, most: int, say: Say
+) -> tuple[Tokenizer, list[str]]:
     """A tokenizer.json with the `count` most frequent n-grams of 2 to `most` words added, and these.
 
     Raises BadRequest for numbers out of range, UnsupportedArchitecture if its cut is not by regular expressions."""

@@ -19,6 +19,7 @@ without spaces gain nothing. Not done: deleting left-over tokens (PickyBPE), whi
 from __future__ import annotations
 
 import heapq
+import itertools
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ def merge_word(word: bytes, ranks: Mapping[Pair, int]) -> tuple[list[bytes], lis
     """A word's tokens by its merges, and the rank of each merge that was made, in order."""
     parts, made = [bytes([b]) for b in word], []
     while len(parts) > 1:
-        rank, at = min((ranks.get((a, b), len(ranks)), i) for i, (a, b) in enumerate(zip(parts, parts[1:])))
+        rank, at = min((ranks.get((a, b), len(ranks)), i) for i, (a, b) in enumerate(itertools.pairwise(parts)))
         if rank == len(ranks):
             break
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
@@ -75,7 +76,7 @@ def supermerges(
     counts: Counter[Pair] = Counter()
     where: dict[Pair, set[int]] = defaultdict(set)
     for i, sequence in enumerate(sequences):
-        for pair in zip(sequence, sequence[1:]):
+        for pair in itertools.pairwise(sequence):
             counts[pair] += weights[i]
             where[pair].add(i)
     rising = [-n for n in word_merges]
@@ -116,9 +117,9 @@ def _apply(
                 at += 1
         if len(new) == len(old):
             continue  # an earlier merge took it
-        for pair in zip(old, old[1:]):
+        for pair in itertools.pairwise(old):
             change[pair] -= weights[i]
-        for pair in zip(new, new[1:]):
+        for pair in itertools.pairwise(new):
             change[pair] += weights[i]
             where[pair].add(i)
         sequences[i] = new
@@ -157,7 +158,9 @@ def trie(strings: Sequence[str], end: str = "") -> str:
         node[""] = {}
 
     def write(node: dict[str, dict]) -> str:
-        branches = [regex.escape(char, literal_spaces=True) + write(below) for char, below in sorted(node.items()) if char]
+        branches = [
+            regex.escape(char, literal_spaces=True) + write(below) for char, below in sorted(node.items()) if char
+        ]
         if "" in node:
             branches.append(end)  # last, so that a longer string is tried before
         if len(branches) == 1:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 from fewer.tokens.train import export
 
