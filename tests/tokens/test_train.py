@@ -165,6 +165,14 @@ def test_supermerges_follow_the_rule(stretches: dict, made: list[int], size: int
     assert (kept, supers) == naive_supermerges(Counter(stretches), made, size)
 
 
+def naive_merge(word: bytes, ranks: dict) -> list[bytes]:
+    parts = [bytes([b]) for b in word]
+    while found := [(ranks[pair], i) for i, pair in enumerate(itertools.pairwise(parts)) if pair in ranks]:
+        _, i = min(found)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
 def naive_boundless(text: str, made: boundless.Boundless, pattern: str) -> list[bytes]:
     """Words first, each by its merges; then supermerges in order over stretches of neighbouring one-token words."""
     ranks = {pair: i for i, pair in enumerate(made.word_merges)}
@@ -183,7 +191,7 @@ def naive_boundless(text: str, made: boundless.Boundless, pattern: str) -> list[
         units.clear()
 
     for piece in pieces(text, compiled(pattern)):
-        tokens, _ = superwords.merge_word(piece.encode(), ranks)
+        tokens = naive_merge(piece.encode(), ranks)
         takes_part = len(tokens) == 1 and superwords.TAKES_PART.fullmatch(piece) is not None
         if not takes_part or piece[0] != " ":
             flush()
@@ -406,7 +414,7 @@ def test_bounded_counts_are_never_too_high_and_low_by_the_floor_at_most(keys: li
         ("pathpiece", {"surplus": 0.5}, "at least 1"),
         ("boundless", {"cut": "none"}, "need words"),
         ("boundless", {"build": "unigram", "segment": "likeliest"}, "supermerges are BPE's"),
-        ("binary", {"merge": "supermerges"}, "raw bytes"),
+        ("binary", {"segment": "shortest"}, "raw bytes"),
         ("wordpiece", {}, "not a way to train"),
     ],
 )
@@ -439,3 +447,17 @@ def test_nothing_is_left_half_written(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(BadRequest, match="No space left"):
         export.save(utf8.tokenizer(), target, {})
     assert [f.name for f in tmp_path.iterdir()] == ["t.json"] and target.read_text() == "before"
+
+
+def test_the_commands(fewer, corpus: Corpus, tmp_path: Path) -> None:
+    text, out, more = str(corpus.paths[0]), str(tmp_path / "t.json"), str(tmp_path / "m.json")
+    said = fewer("tokens", "train", "bpe", "--text", text, "--size", "600", "--digits", "right", "-o", out, "--json")
+    assert said.code == 0 and json.loads(said.out)["recipe"]["digits"] == "right" and "training" in said.err
+    assert json.loads((tmp_path / "t.recipe.json").read_text())["tokens"] == 600
+    said = fewer("tokens", "phrases", out, "--text", text, "--count", "20", "-o", more)
+    assert said.code == 0 and said.out == f"{more}: 620 tokens\n"
+    assert "boundless" in fewer("tokens", "ways").out
+    (tmp_path / "bad").write_bytes(b"ok\xff")
+    said = fewer("tokens", "train", "--text", str(tmp_path / "bad"), "-o", str(tmp_path / "never.json"))
+    assert said.code == 2 and "offset 2" in said.err and not (tmp_path / "never.json").exists()
+    assert fewer("tokens", "train", "utf8", "-o", str(tmp_path / "u.json")).code == 0

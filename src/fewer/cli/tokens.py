@@ -42,6 +42,7 @@ Sources = Annotated[
         "tekken.json, a folder, or npm:PACKAGE@VERSION."
     ),
 ]
+Keep = Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")]
 Reference = Annotated[str | None, typer.Option("--reference", help="NSL is relative to this one. Default: the first.")]
 
 
@@ -51,13 +52,15 @@ def compare(
     *,
     texts: Annotated[list[str], typer.Option("--text", help="A text file in UTF-8; repeatable. Default: stdin.")] = [],  # noqa: B006
     reference: Reference = None,
+    keep: Keep = None,
     as_json: o.Json = False,
     html: Html = None,
     debug: o.Debug = False,
 ) -> None:
     """Tokens, bytes a token, NSL, distance from the fewest possible, how numbers are cut: on your own texts."""
-    if html is not None:
-        check_target(html)
+    for file in filter(None, (html, keep)):
+        check_target(file)
+    from fewer.bench.record import save
     from fewer.cli.inputs import read_file, read_stdin
     from fewer.tokens.measure import study, tables
 
@@ -72,6 +75,8 @@ def compare(
     with _telling() as say:
         found = _open(tokenizers, say)
         result = _head("tokens compare") | study.compare(found, held, reference or found[0].name, say)
+    if keep is not None:
+        save(keep, result)
     _deliver(result, tables.compare(result), as_json, html)
 
 
@@ -86,7 +91,7 @@ def report(
     lexicon: Annotated[
         str | None, typer.Option("--lexicon", help="A Turkish lexicon for %TR and %Pure: .dic, word list or npm:.")
     ] = DICTIONARY,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")] = None,
+    keep: Keep = None,
     as_json: o.Json = False,
     html: Html = None,
     debug: o.Debug = False,
@@ -109,6 +114,35 @@ def report(
     if keep is not None:
         save(keep, result)
     _deliver(result, tables.report(result), as_json, html)
+
+
+@app.command()
+def trial(
+    *,
+    languages: Annotated[
+        list[str], typer.Option("--language", default_factory=list, help="en es fr sv id tr ru ur bn zh; default: all.")
+    ],
+    size: Annotated[int, typer.Option("--size", help="Tokens of every vocabulary.")] = 4096,
+    keep: Keep = None,
+    as_json: o.Json = False,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Train every way at one size on the same verses in ten languages (npm quran-json), and measure on held-out ones."""
+    for file in filter(None, (html, keep)):
+        check_target(file)
+    from fewer.bench.record import save
+    from fewer.tokens.measure import tables
+    from fewer.tokens.measure.lexicon import open_lexicon
+    from fewer.tokens.train import trial as ways
+
+    wanted = languages or list(ways.LANGUAGES)
+    with _telling() as say:
+        words = open_lexicon(DICTIONARY) if "tr" in wanted else None
+        result = _head("tokens trial") | ways.trial(wanted, size, say, words)
+    if keep is not None:
+        save(keep, result)
+    _deliver(result, tables.trial(result), as_json, html)
 
 
 @app.command()

@@ -9,7 +9,7 @@ Not done: special tokens; they are never made from text.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import regex
 
@@ -64,30 +64,39 @@ class RankCoder:
         ranks = self._ranks
         if piece in ranks:
             return [ranks[piece]]
-        n = len(piece)
-        end, before = list(range(1, n + 1)), list(range(-1, n - 1))  # of the part that starts at each place
-        heap: list[tuple[int, int, int]] = []  # rank, left start, right end
+        parts, _ = merge(piece, lambda left, right: ranks.get(left + right))
+        return [ranks[part] for part in parts]
 
-        def offer(left: int) -> None:
-            right = end[left]
-            if right < n:
-                rank = ranks.get(piece[left : end[right]])
-                if rank is not None:
-                    heapq.heappush(heap, (rank, left, end[right]))
 
-        for i in range(n - 1):
-            offer(i)
-        alive = bytearray(b"\x01") * n
-        while heap:
-            _, left, stop = heapq.heappop(heap)
-            middle = end[left] if alive[left] else stop
-            if middle >= stop or end[middle] != stop:
-                continue  # one of the two has merged elsewhere since
-            alive[middle] = 0
-            end[left] = stop
-            if stop < n:
-                before[stop] = left
-            offer(left)
-            if before[left] >= 0:
-                offer(before[left])
-        return [ranks[piece[i : end[i]]] for i in range(n) if alive[i]]
+def merge(piece: bytes, rank_of: Callable[[bytes, bytes], int | None]) -> tuple[list[bytes], list[int]]:
+    """A piece's bytes merged two neighbours at a time, the lowest rank first, the leftmost on a tie; None = never.
+
+    Returns the parts that are left, and the rank of each merge in the order they were made."""
+    n = len(piece)
+    end, before = list(range(1, n + 1)), list(range(-1, n - 1))  # of the part that starts at each place
+    heap: list[tuple[int, int, int, int]] = []  # rank, left start, right start, right end
+
+    def offer(left: int) -> None:
+        middle = end[left]
+        if middle < n:
+            rank = rank_of(piece[left:middle], piece[middle : end[middle]])
+            if rank is not None:
+                heapq.heappush(heap, (rank, left, middle, end[middle]))
+
+    for i in range(n - 1):
+        offer(i)
+    alive = bytearray(b"\x01") * n
+    made = []
+    while heap:
+        rank, left, middle, stop = heapq.heappop(heap)
+        if not (alive[left] and alive[middle] and end[left] == middle and end[middle] == stop):
+            continue  # one of the two has merged elsewhere since
+        alive[middle] = 0
+        end[left] = stop
+        made.append(rank)
+        if stop < n:
+            before[stop] = left
+        offer(left)
+        if before[left] >= 0:
+            offer(before[left])
+    return [piece[i : end[i]] for i in range(n) if alive[i]], made

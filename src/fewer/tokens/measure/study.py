@@ -24,7 +24,7 @@ def compare(vocabularies: Sequence[Vocabulary], texts: Mapping[str, str], refere
     if not texts:
         raise BadRequest("there is nothing to compare on; give at least one text")
     found: dict[str, dict[str, counts.Count]] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for v in vocabularies:
         say(f"measuring {v.name}")
         shortest = Shortest(v.ids)

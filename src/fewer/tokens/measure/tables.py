@@ -44,6 +44,43 @@ def report(r: dict[str, Any]) -> list[Sheet]:
     ]
 
 
+def trial(r: dict[str, Any]) -> list[Sheet]:
+    """The tables of a result of train.trial."""
+    languages = list(dict.fromkeys(x["language"] for x in r["rows"]))
+    ways = list(dict.fromkeys(x["way"] for x in r["rows"]))
+    held = {(x["language"], x["way"]): x for x in r["rows"]}
+    lengths: list[list[Value]] = []
+    for way in ways:
+        found = [held.get((language, way)) for language in languages]
+        lengths.append(
+            [way, *(x and x["tokens"] / held[language, "bpe"]["tokens"] for x, language in zip(found, languages))]
+        )
+    turkish: list[list[Value]] = [
+        [x["way"], 100 * x["turkish"]["valid"], 100 * x["turkish"]["pure"], x["tokens"]]
+        for x in r["rows"]
+        if "turkish" in x
+    ]
+    binary: list[list[Value]] = [
+        [x["size"], x["bytes_per_token"], x["packed_bytes_per_token"], x["has_elf"], x["exact"]]
+        for x in (r["binary"] or {"rows": []})["rows"]
+    ]
+    inexact = [f"{x['way']} in {x['language']}" for x in r["rows"] if not x["exact"]]
+    note = f"Vocabularies of {r['size']:,}; tokens over BPE's. " + (
+        f"Not exact: {', '.join(inexact)}." if inexact else ""
+    )
+    return [
+        Sheet("Tokens of held-out verses", note, ["way", *languages], lengths),
+        Sheet("Turkish, held-out verses", "%", ["way", "%TR", "%Pure", "tokens"], turkish, drawn=2),
+        Sheet(
+            "Executables",
+            "Bytes a token.",
+            ["tokens", "library", "packed", "ELF magic is a token", "exact"],
+            binary,
+            drawn=2,
+        ),
+    ]
+
+
 def premium(r: dict[str, Any], code: str, name: str) -> float:
     """Tokens of the Declaration in a language over those of the English one."""
     return r["udhr"][code]["tokens"][name] / r["udhr"][ENGLISH]["tokens"][name]
@@ -76,7 +113,9 @@ def _summary(r: dict[str, Any], names: list[str]) -> Sheet:
 
 
 def _prose(r: dict[str, Any], names: list[str]) -> Sheet:
-    rows = [[language, *(premium(r, code, n) for n in names)] for language, (code, _) in _with_prose(r)]
+    rows: list[list[Value]] = [
+        [language, *(premium(r, code, n) for n in names)] for language, (code, _) in _with_prose(r)
+    ]
     missing = f" No translation: {', '.join(r['no_prose'])}; see the names." if r["no_prose"] else ""
     return Sheet("Premium of the Declaration", "English = 1." + missing, ["language", *names], rows)
 

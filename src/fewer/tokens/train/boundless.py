@@ -15,7 +15,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from fewer.errors import BadRequest, UnsupportedArchitecture
-from fewer.tokens.load import PATTERNS
+from fewer.tokens.rank_files import PATTERNS
+from fewer.tokens.ranks import merge
 from fewer.tokens.train import export, superwords
 from fewer.tokens.train.bpe import merges_of, train_bpe
 from fewer.tokens.train.corpus import Corpus
@@ -48,7 +49,7 @@ def train_boundless(corpus: Corpus, size: int, pattern: str, say: Say) -> Boundl
     single: dict[str, bytes] = {}
     for word, times in words.counts.items():
         data = word.encode()
-        tokens, used = superwords.merge_word(data, ranks)
+        tokens, used = merge(data, lambda a, b: ranks.get((a, b)))
         for rank in used:
             made[rank] += times
         if len(tokens) == 1 and superwords.TAKES_PART.fullmatch(word):

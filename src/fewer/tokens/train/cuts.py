@@ -112,7 +112,6 @@ KOREAN = sorted(
     ],
     key=lambda s: (-len(s), s),
 )
-STEM = 2  # letters a stem has at least
 
 
 def pattern(cut: str, digits: str = "left") -> str:
@@ -125,15 +124,23 @@ def pattern(cut: str, digits: str = "left") -> str:
     if cut == "words":
         return f"{_ENDINGS}|{_WORD}|{DIGITS[digits]}|{_REST}"
     if cut == "turkish":
-        return f"{_ENDINGS}|{_morphemes(TURKISH)}|{_WORD}|{DIGITS[digits]}|{_REST}"
+        return f"{_ENDINGS}|{_morphemes(TURKISH, shortest=2, sure=3)}|{_WORD}|{DIGITS[digits]}|{_REST}"
     if cut == "korean":
-        return f"{_ENDINGS}|{_morphemes(KOREAN, stem=1)}|{_WORD}|{DIGITS[digits]}|{_REST}"
+        return f"{_ENDINGS}|{_morphemes(KOREAN, shortest=1, sure=1)}|{_WORD}|{DIGITS[digits]}|{_REST}"
     return cut
 
 
-def _morphemes(suffixes: list[str], stem: int = STEM) -> str:
-    """A stem (the shortest before which the word begins and behind which only suffixes follow), or one suffix of it."""
-    any_of = f"(?:{'|'.join(suffixes)})"
-    rest = f"(?={any_of}+{WORD_END})"
-    head = rf"(?<!{LETTER})(?:[^\r\n\p{{L}}\p{{M}}\p{{N}}])?{LETTER}{{{stem},}}?{rest}"
-    return f"{head}|(?<={LETTER}){any_of}(?={any_of}*{WORD_END})"
+def _morphemes(suffixes: list[str], shortest: int, sure: int) -> str:
+    """A stem (the shortest behind which only suffixes follow, to the word's end), or one suffix of it. A stem of less
+    than `sure` letters, down to `shortest`, needs a first suffix of `sure` letters: "ma|sa" is no table."""
+
+    def any_of(some: list[str]) -> str:
+        return f"(?:{'|'.join(some)})"
+
+    every = any_of(suffixes)
+    begin = rf"(?:[^\r\n\p{{L}}\p{{M}}\p{{N}}]|(?<!{LETTER}))"
+    stems = [rf"{LETTER}{{{sure},}}?(?={every}+{WORD_END})"]
+    if shortest < sure:
+        strong = any_of([s for s in suffixes if len(s) >= sure])
+        stems.insert(0, rf"{LETTER}{{{shortest},{sure - 1}}}(?={strong}{every}*{WORD_END})")
+    return f"{begin}(?:{'|'.join(stems)})|(?<={LETTER}){every}(?={every}*{WORD_END})"

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+LONGEST = 128  # bytes of a piece that is asked: rules of dashes and the like say nothing about words
 SHARE = 0.1  # of the surplus that goes at a time, and of the vocabulary at most
 
 
@@ -40,6 +41,8 @@ def costs_of_loss(words: Mapping[bytes, int], vocabulary: set[bytes]) -> Counter
     widest = max(map(len, vocabulary))
     costs: Counter[bytes] = Counter()
     for word, times in words.items():
+        if len(word) > LONGEST:
+            continue
         for token, cost in _of_word(word, vocabulary, widest):
             costs[token] += times * cost
     return costs

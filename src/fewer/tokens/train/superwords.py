@@ -52,18 +52,6 @@ def word_token(piece: str) -> bytes | None:
     return piece.encode() if TAKES_PART.fullmatch(piece) else None
 
 
-def merge_word(word: bytes, ranks: Mapping[Pair, int]) -> tuple[list[bytes], list[int]]:
-    """A word's tokens by its merges, and the rank of each merge that was made, in order."""
-    parts, made = [bytes([b]) for b in word], []
-    while len(parts) > 1:
-        rank, at = min((ranks.get((a, b), len(ranks)), i) for i, (a, b) in enumerate(itertools.pairwise(parts)))
-        if rank == len(ranks):
-            break
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        made.append(rank)
-    return parts, made
-
-
 def supermerges(
     stretches: Mapping[tuple[bytes, ...], int], word_merges: Sequence[int], size: int
 ) -> tuple[int, list[Pair]]:
