@@ -134,6 +134,8 @@ def test_packages_and_folders(tmp_path: Path, byte_level_json: str) -> None:
         archive.add(tmp_path / "m" / "tokenizer.json", "package/models/tokenizer.json")
     folder, package = open_vocabulary(str(tmp_path / "m")), open_vocabulary(f"p={tmp_path / 'p.tgz'}")
     assert folder.name == "m" and folder.encode("hello") == package.encode("hello")
+    (tmp_path / "m").rename(tmp_path / "a=b")
+    assert open_vocabulary(str(tmp_path / "a=b")).encode("hello") == package.encode("hello"), "a path may hold an ="
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,7 +6,6 @@ import gzip
 import itertools
 import json
 import pydoc_data.topics
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -145,7 +144,7 @@ def naive_supermerges(stretches: Counter, made: list[int], size: int) -> tuple[i
             out: list[bytes] = []
             for token in run:
                 out.append(token)
-                if len(out) > 1 and (out[-2], out[-1]) == best and not (len(out) > 2 and out[-2] == b""):
+                if len(out) > 1 and (out[-2], out[-1]) == best:
                     out[-2:] = [out[-2] + out[-1]]
             merged[tuple(out)] += n
         runs = merged
@@ -174,19 +173,18 @@ def naive_merge(word: bytes, ranks: dict) -> list[bytes]:
 
 
 def naive_boundless(text: str, made: boundless.Boundless, pattern: str) -> list[bytes]:
-    """Words first, each by its merges; then supermerges in order over stretches of neighbouring one-token words."""
+    """Words first, each by its merges; then over stretches of neighbouring one-token words the first supermerge there is,
+    the leftmost, until none is."""
     ranks = {pair: i for i, pair in enumerate(made.word_merges)}
-    units: list[tuple[bytes, bool]] = []  # token, whether it is a word that may take part
+    units: list[bytes] = []  # neighbouring words that may take part
     out: list[bytes] = []
 
     def flush() -> None:
-        tokens = [t for t, _ in units]
-        for pair in made.supermerges:
-            i = 0
-            while i + 1 < len(tokens):
-                if (tokens[i], tokens[i + 1]) == pair:
-                    tokens[i : i + 2] = [pair[0] + pair[1]]
-                i += 1
+        tokens = list(units)
+        order = {pair: i for i, pair in reversed(list(enumerate(made.supermerges)))}
+        while found := [(order[pair], i) for i, pair in enumerate(itertools.pairwise(tokens)) if pair in order]:
+            _, i = min(found)
+            tokens[i : i + 2] = [tokens[i] + tokens[i + 1]]
         out.extend(tokens)
         units.clear()
 
@@ -196,7 +194,7 @@ def naive_boundless(text: str, made: boundless.Boundless, pattern: str) -> list[
         if not takes_part or piece[0] != " ":
             flush()
         if takes_part:
-            units.append((tokens[0], True))
+            units.append(tokens[0])
         else:
             out.extend(tokens)
     flush()
@@ -210,7 +208,7 @@ def superword(corpus: Corpus) -> boundless.Boundless:
 
 def test_the_file_merges_across_words_as_the_paper_says(superword: boundless.Boundless) -> None:
     pattern = cuts.pattern("words")
-    assert len(superword.supermerges) > 100 and (b" of", b" the") in superword.supermerges
+    assert len(superword.supermerges) > 20 and (b" of", b" the") in superword.supermerges
     assert superword.backend.get_vocab_size() == 1500
     vocabulary = bpe.tokens_of(superword.backend)
     for text in [
@@ -330,8 +328,7 @@ def test_character_tokens_are_short_and_terms_are_kept(corpus: Corpus, trained: 
 
 
 def test_executables(tmp_path: Path) -> None:
-    library = Path(sys.modules["_ctypes"].__file__ or sys.executable) if "_ctypes" in sys.modules else Path(np.__file__)
-    native = sorted(Path(np.__file__).parent.rglob("*.so"))[:6] or [library]
+    native = sorted(Path(np.__file__).parent.rglob("*.so"))[:6]
     first, held_out = native[:-1], native[-1].read_bytes()[:200_000]
     for i, file in enumerate(first):
         (tmp_path / f"{i}").write_bytes(file.read_bytes()[:150_000])

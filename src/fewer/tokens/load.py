@@ -30,8 +30,10 @@ READS = "a .gguf, tokenizer.json, .tiktoken, SentencePiece .model or tekken.json
 
 def open_vocabulary(source: str) -> Vocabulary:
     """Raises ModelError (nothing there), CorruptFile, UnsupportedArchitecture, BadRequest (no split pattern)."""
-    name, _, rest = source.rpartition("=") if "#" not in source else _named(source)
-    where, _, pattern = rest.partition("#")
+    head, _, pattern = source.partition("#")
+    name, named, where = head.partition("=")
+    if not named or Path(head).exists():
+        name, where = "", head
     if where.startswith("npm:"):
         return _package(packages.npm(where.removeprefix("npm:")), name or where.rpartition("/")[2].partition("@")[0])
     path = packages.pip(where.removeprefix("pip:")) if where.startswith("pip:") else resolve.resolve(where)
@@ -50,12 +52,6 @@ def open_vocabulary(source: str) -> Vocabulary:
     if lower.endswith(".json"):
         return _json(path, name)
     raise ModelError(f"{path} holds no tokenizer fewer reads: {READS}")
-
-
-def _named(source: str) -> tuple[str, str, str]:
-    head, _, pattern = source.partition("#")
-    name, sep, where = head.rpartition("=")
-    return name, sep, f"{where}#{pattern}"
 
 
 def _short(path: Path) -> str:
