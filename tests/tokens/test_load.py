@@ -11,6 +11,7 @@ import pydoc_data.topics
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,18 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes, said: str) -> 
     pattern = "#gpt2" if "tiktoken" in name else ""
     with pytest.raises(CorruptFile, match=said):
         open_vocabulary(f"{tmp_path / name}{pattern}")
+
+
+@pytest.mark.parametrize(
+    ("move", "said"),
+    [(lambda m: [*m, m[3]], "merge 145 repeats merge 4"), (lambda m: m[::-1], "order them")],
+)
+def test_merges_twice_or_out_of_order(tmp_path: Path, byte_level_json: str, move: Callable, said: str) -> None:
+    data = json.loads(byte_level_json)
+    data["model"]["merges"] = move(data["model"]["merges"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(CorruptFile, match=said):
+        open_vocabulary(str(tmp_path))
 
 
 def test_what_is_no_tokenizer(tmp_path: Path) -> None:

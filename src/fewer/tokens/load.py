@@ -96,9 +96,32 @@ def _json(path: Path, name: str) -> Vocabulary:
         raise CorruptFile(f"{path} is not JSON: {error}. Fetch it again.") from error
     if isinstance(data, dict) and {"vocab", "config"} <= data.keys():
         return rank_files.tekken(data, path, name)
+    if isinstance(data, dict):
+        _check_merges(data, path)
     if _of_bytes(data):
         return _bytes(path, name)
     return _from_backend(tokenizer.from_file(path), name, "tokenizer.json")
+
+
+def _check_merges(data: dict[str, Any], path: Path) -> None:
+    """Raises CorruptFile for a merge that stands twice, and in a byte-level BPE for one before that of its parts:
+    `tokenizers` reads both and cuts otherwise than whoever wrote the file. (SentencePiece's merges have no such order.)
+    """
+    model = data.get("model")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not isinstance(merges, list):
+        return
+    pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in merges]
+    seen: dict[tuple[str, ...], int] = {}
+    for i, pair in enumerate(pairs, 1):
+        if seen.setdefault(pair, i) != i:
+            raise CorruptFile(f"{path}: merge {i} repeats merge {seen[pair]}, {pair}; each may stand once")
+    if "ByteLevel" not in json.dumps(data.get("decoder")):
+        return
+    made = {"".join(pair): i for i, pair in reversed(list(enumerate(pairs, 1)))}
+    for i, pair in enumerate(pairs, 1):
+        if late := [part for part in pair if made.get(part, 0) > i]:
+            raise CorruptFile(f"{path}: merge {i} needs {late[0]!r}, which merge {made[late[0]]} makes; order them")
 
 
 def _of_bytes(data: dict[str, Any]) -> bool:
