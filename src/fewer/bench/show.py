@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,17 @@ LONGEST = 30  # characters of a row's name shown in a terminal
 
 def print_speed(result: dict[str, Any], console: Console) -> None:
     """What speed.measure found."""
-    _print(result, console)
+    print_sheets(result, sheets(result), console)
 
 
 def print_methods(result: dict[str, Any], console: Console) -> None:
     """What methods.measure found."""
-    _print(result, console)
+    print_sheets(result, sheets(result), console)
 
 
 def print_quality(result: dict[str, Any], console: Console) -> None:
     """What quality.measure found."""
-    _print(result, console)
+    print_sheets(result, sheets(result), console)
 
 
 def write_csv(result: dict[str, Any], path: Path) -> None:
@@ -47,20 +49,27 @@ def write_csv(result: dict[str, Any], path: Path) -> None:
         raise _unwritable(path, e) from None
 
 
-def write_html(result: dict[str, Any], path: Path) -> None:
-    """The tables, and bars where figures compare, in one file without scripts. Raises BadRequest as write_csv."""
+def write_html(result: dict[str, Any], path: Path, tables: Sequence[Sheet] | None = None) -> None:
+    """The tables (the bench's own if none are given), and bars where figures compare, in one file without scripts,
+    written in one piece. Raises BadRequest as write_csv."""
     page = resources.files("fewer").joinpath("bench", "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    parts = [(s, [[cell(v) for v in row] for row in s.rows], _bars(s)) for s in sheets(result)]
+    parts = [
+        (s, [[cell(v) for v in row] for row in s.rows], _bars(s))
+        for s in (sheets(result) if tables is None else tables)
+    ]
     html = environment.from_string(page).render(what=result["what"], parts=parts, result=result)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        path.write_text(html, encoding="utf-8")
+        partial.write_text(html, encoding="utf-8")
+        partial.replace(path)
     except OSError as e:
         raise _unwritable(path, e) from None
 
 
-def _print(result: dict[str, Any], console: Console) -> None:
-    for sheet in sheets(result):
+def print_sheets(result: dict[str, Any], tables: Sequence[Sheet], console: Console) -> None:
+    """The given tables, and how the result was made."""
+    for sheet in tables:
         table = Table(box=None, pad_edge=False)
         for i, column in enumerate(sheet.columns):
             table.add_column(column, justify="left" if i < sheet.names else "right", overflow="fold")

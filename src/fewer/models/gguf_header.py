@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from fewer.errors import CorruptFile, UnsupportedArchitecture
+from fewer.models.blocks import KINDS, row_bytes
 from fewer.models.gguf_metadata import SCALARS, STRING, Metadata, Value
-from fewer.models.tensor import KINDS, row_bytes
 
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 17
@@ -34,7 +34,7 @@ _U32 = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor's data lies: kind as in tensor.KINDS, shape in torch order, absolute byte range [at, end)."""
+    """Where a tensor's data lies: kind as in blocks.KINDS, shape in torch order, absolute byte range [at, end)."""
 
     kind: str
     shape: tuple[int, ...]

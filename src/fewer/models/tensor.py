@@ -11,29 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from fewer.errors import CorruptFile
+from fewer.models.blocks import row_bytes
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-KINDS = (*PLAIN, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
-BLOCKS = {kind: GGML_QUANT_SIZES[GGMLQuantizationType[kind]] for kind in KINDS}  # kind -> (weights, bytes) per block
-
-
-def row_bytes(kind: str, width: int) -> int:
-    """Bytes of one row of `width` weights. Raises CorruptFile if the row is no whole number of blocks."""
-    block, size = BLOCKS[kind]
-    if width % block:
-        raise CorruptFile(f"a row of {width} weights is no whole number of {kind} blocks of {block}")
-    return width // block * size
 
 
 @dataclass(frozen=True)
 class RawTensor:
     """One tensor as the file stores it.
 
-    kind: a name in KINDS. shape: torch order, (out, in) for matrices.
+    kind: a name in blocks.KINDS. shape: torch order, (out, in) for matrices.
     data: uint8, (out, bytes per row) for matrices, else flat; usually a window on the file, so never write to it.
     """
 

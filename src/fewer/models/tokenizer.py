@@ -11,7 +11,7 @@ Hugging Face drops, and so the streamed pieces always join to the decoded whole.
 A byte-level vocabulary may lack bytes (SmolLM2: six control characters and unassigned planes); encoding drops these, as
 the published tokenizer does.
 
-Not done: truncation, padding, offsets, pairs; `tokenizer.model` files; WordPiece and unigram decoders.
+Not done: truncation, padding, offsets, pairs; `tokenizer.model` files (fewer.tokens.load reads them); WordPiece.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import BPE
+from tokenizers.models import BPE, Unigram
 
 from fewer.errors import BadRequest, UnsupportedArchitecture
 from fewer.models import tokenizer_file, tokenizer_gguf
@@ -186,33 +186,35 @@ def from_source(source: Source) -> Tokenizer:
 
 def from_gguf(metadata: Mapping) -> Tokenizer:
     """From GGUF key -> value. Raises UnsupportedArchitecture or CorruptFile."""
-    return _wrap(tokenizer_gguf.build(metadata))
+    return wrap(tokenizer_gguf.build(metadata))
 
 
 def from_file(tokenizer_json: Path) -> Tokenizer:
     """From a Hugging Face tokenizer.json and the configuration files beside it. Raises ModelError if it is missing,
     CorruptFile if unreadable, UnsupportedArchitecture for a kind without exact bytes."""
-    return _wrap(tokenizer_file.build(tokenizer_json))
+    return wrap(tokenizer_file.build(tokenizer_json))
 
 
-def _wrap(built: Built) -> Tokenizer:
+def wrap(built: Built) -> Tokenizer:
+    """From a backend and what its files say. Raises UnsupportedArchitecture for a kind without exact bytes."""
     backend, model = built.backend, built.backend.model
     state = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else {}
     steps = {step["type"]: step for step in state.get("decoders", [state] if state else [])}
     byte_level = "ByteLevel" in steps
-    if type(model) is not BPE or not (byte_level or steps.keys() & {"ByteFallback", "Metaspace"}):
+    if type(model) not in (BPE, Unigram) or not (byte_level or steps.keys() & {"ByteFallback", "Metaspace"}):
         raise UnsupportedArchitecture(
             f"tokenizer {type(model).__name__} decoding by {', '.join(steps) or 'nothing'} is not supported; "
-            "supported: BPE decoding by ByteLevel, ByteFallback or Metaspace"
+            "supported: BPE and Unigram decoding by ByteLevel, ByteFallback or Metaspace"
         )
-    spells_all = byte_level or model.byte_fallback
+    spells_all = byte_level or (model.byte_fallback if type(model) is BPE else "ByteFallback" in steps)
+    unk = None if spells_all else getattr(model, "unk_token", None)
     stops = {i for s in STOP_STRINGS if (i := backend.token_to_id(s)) is not None and i in built.special}
     return Tokenizer(
         backend,
         bos=built.bos,
         main_eos=built.main_eos,
         eos=built.eos | stops,
-        unk=None if spells_all or model.unk_token is None else backend.token_to_id(model.unk_token),
+        unk=None if unk is None else backend.token_to_id(unk),
         add_bos=built.add_bos,
         special=built.special,
         byte_level=byte_level,

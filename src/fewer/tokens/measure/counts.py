@@ -1,0 +1,84 @@
+"""Figures that follow from counting: bytes per token, fertility, normalised sequence length, premium, shared load.
+
+    bytes per token   UTF-8 bytes / tokens
+    fertility         tokens / words; a word is a run between white space, so Thai or Chinese figures say little
+    NSL               tokens / the reference's tokens: over the whole corpus ("sum": Getting the most out of your
+                      tokenizer, 2024), or its mean over examples ("mean": the Assamese and the 22-language studies)
+    premium           tokens of a text / tokens of its translation into the reference language, one tokenizer
+
+Premium and NSL answer different questions: premium compares languages under one tokenizer, NSL tokenizers on one text.
+Not done: quality of a model trained on the tokens, which none of these predicts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fewer.errors import BadRequest
+from fewer.tokens.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Count:
+    """One tokenizer on one text. `exact`: decoding gives the text's bytes back. `seconds`: of encoding."""
+
+    nbytes: int
+    words: int
+    tokens: int
+    exact: bool
+    seconds: float
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.nbytes / self.tokens
+
+    @property
+    def fertility(self) -> float:
+        return self.tokens / self.words
+
+
+def count(vocabulary: Vocabulary, text: str) -> Count:
+    """Encode once and count. Raises BadRequest for an empty text or one of white space alone."""
+    words = len(text.split())
+    if not words:
+        raise BadRequest("the text has no words; give one that is not empty")
+    start = time.perf_counter()
+    ids = vocabulary.encode(text)
+    seconds = time.perf_counter() - start
+    data = text.encode()
+    return Count(len(data), words, len(ids), vocabulary.decode(ids) == data, seconds)
+
+
+def nsl(tokens: Sequence[int], reference: Sequence[int], how: str = "sum") -> float:
+    """Normalised sequence length of aligned examples; 1.0 for the reference itself.
+
+    Raises BadRequest if the examples do not match or the reference has none."""
+    if len(tokens) != len(reference) or not all(reference):
+        raise BadRequest("NSL needs the same examples from both tokenizers, none of them empty")
+    if how == "sum":
+        return sum(tokens) / sum(reference)
+    if how == "mean":
+        return sum(t / r for t, r in zip(tokens, reference)) / len(tokens)
+    raise BadRequest(f"NSL is a ratio of sums ('sum') or a mean of ratios ('mean'), not {how!r}")
+
+
+def premiums(tokens: Mapping[str, int], reference: str) -> dict[str, float]:
+    """Tokens of each translation / tokens of the reference's. Raises BadRequest if the reference has no text."""
+    if not tokens.get(reference):
+        raise BadRequest(f"there is no text in the reference language {reference!r}; have: {', '.join(sorted(tokens))}")
+    return {language: n / tokens[reference] for language, n in tokens.items()}
+
+
+def speed(vocabulary: Vocabulary, texts: Iterable[str], rounds: int = 3) -> float:
+    """Bytes encoded a second, the best of some rounds; pieces may be remembered from the round before."""
+    texts = list(texts)
+    nbytes = sum(len(t.encode()) for t in texts)
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for text in texts:
+            vocabulary.encode(text)
+        best = min(best, time.perf_counter() - start)
+    return nbytes / max(best, 1e-9)
