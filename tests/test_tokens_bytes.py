@@ -242,7 +242,7 @@ def test_bad_input():
 def test_tokenizers_that_cannot_be_followed():
     tok = tiny_tokenizer()
     tok.backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    with pytest.raises(UnsupportedArchitecture, match="space before the text.*plain healing"):
+    with pytest.raises(UnsupportedArchitecture, match=r"space before the text.*plain healing"):
         BytePairs(tok)
     tok = tiny_tokenizer()
     tok.backend.model = BPE(tok.backend.get_vocab(), [tuple(m.split(" ")) for m in MERGES], ignore_merges=True)

@@ -47,8 +47,10 @@ class ByteModel:
         self.rule: Rule = rule or BytePairs(engine.tokenizer)  # type: ignore[arg-type]
         self.ends = np.array(sorted(engine.tokenizer.eos if engine.tokenizer else ()), dtype=np.int64)
 
-    def start(self, text: str | bytes = b"", context: Sequence[int] | None = None) -> ByteState:
-        """Read `text` and stand behind it. context: token ids before the text; None = the model's habit (BOS or none).
+    def start(
+        self, text: str | bytes = b"", context: Sequence[int] | None = None, ledger: Ledger | None = None
+    ) -> ByteState:
+        """Read `text` and stand behind it. context: token ids before the text; None = the model's habit (BOS or none). ledger: where forwards are entered.
 
         Where nothing comes before the text's first token the model cannot score it: BOS, or without one the end of
         text, is put there if the text does not settle that token. Raises BadRequest for an empty text without context,
@@ -59,11 +61,11 @@ class ByteModel:
             raise BadRequest("the text is empty: give at least one byte, or context tokens to go on from")
         tokenizer = self.engine.tokenizer
         if context is None and not (tokenizer is not None and tokenizer.add_bos):
-            state = ByteState(self, data, ())
+            state = ByteState(self, data, (), ledger)
             if state.certain:
                 return state.ready()
             state.close()
-        return ByteState(self, data, _beginning(self.engine) if context is None else context).ready()
+        return ByteState(self, data, _beginning(self.engine) if context is None else context, ledger).ready()
 
 
 class ByteState:
@@ -71,10 +73,11 @@ class ByteState:
 
     ledger: forwards and rows spent so far. bytes: the text so far. opens: its covers."""
 
-    def __init__(self, model: ByteModel, data: bytes, context: Sequence[int]) -> None:
-        self.model, self.bytes, self.ledger = model, data, Ledger()
+    def __init__(self, model: ByteModel, data: bytes, context: Sequence[int], ledger: Ledger | None = None) -> None:
+        self.model, self.bytes, self.ledger = model, data, ledger or Ledger()
         self._engine, self._seq = model.engine, model.engine.stores["main"].new()
-        self._told, self._tip = Told(0), None  # _tip: the last head that is committed
+        self._told = Told(0)
+        self._tip: Head | None = None  # the last head that is committed
         rule, at = model.rule, model.rule.sure(data)
         head: Head | None = None if context or at else Head(-1, -1, rule.start, None)
         for token in (*context, *(self._encoded(data[:at]) if at else ())):
@@ -142,7 +145,6 @@ class ByteState:
         if found is not None:
             engine.stores["main"].drop(self._seq)
             self._seq, done = found
-            self.ledger.cached_tokens = done
         while len(ids) - done > engine.chunk:
             self._forward(chain(ids[done : done + engine.chunk], done), None, np.arange(engine.chunk))
             done += engine.chunk
@@ -163,7 +165,9 @@ class ByteState:
         parent = np.array([number.get(id(h.parent), -1) for h in heads])
         pos = np.array([h.at for h in heads])
         if pos.max() >= self._engine.model.spec.max_context:
-            raise PromptTooLong(f"the text has {pos.max() + 1} tokens, the context is {self._engine.model.spec.max_context}")
+            raise PromptTooLong(
+                f"the text has {pos.max() + 1} tokens, the context is {self._engine.model.spec.max_context}"
+            )
         in_line = bool((parent == np.arange(-1, len(heads) - 1)).all())
         rows = Rows(pos, parent, np.array([h.token for h in heads]), None, in_line)
         sure = [number[id(h)] for h in meeting(o.head for o in live).path(self._tip) if id(h) in number]
@@ -173,8 +177,8 @@ class ByteState:
         after = {id(heads[i]): self._tokens(heads[i], row) for i, row in zip(want, logits)}
         for h in heads:
             if h.logp is None:
-                assert h.parent is not None and h.parent.logp is not None
-                h.logp = h.parent.logp + log(after[id(h.parent)][0][h.place])
+                assert h.parent is not None
+                h.logp = h.parent.known + log(after[id(h.parent)][0][h.place])
         for o in new:
             o.next, o.end = after[id(o.head)]
 
@@ -199,18 +203,18 @@ class ByteState:
 
     def _masses(self, opens: list[Open]) -> np.ndarray:
         """(257,) probabilities of the bytes so far and each next one, up to a common factor."""
-        top = max(o.head.logp for o in opens)  # type: ignore[type-var]
+        top = max(o.head.known for o in opens)
         out = np.zeros(257)
         for o in opens:
-            assert o.next is not None and o.head.logp is not None
-            weight = math.exp(o.head.logp - top) if top > -math.inf else 0.0
+            assert o.next is not None
+            weight = math.exp(o.head.known - top) if top > -math.inf else 0.0
             out[:END] += weight * self.model.rule.trie.next_bytes(o.node, o.next)
             out[END] += weight * o.end * (not o.node.prefix)
         return out
 
     def _total(self, opens: list[Open]) -> float:
         """Log probability of the bytes that `opens` cover, given what is certain."""
-        top: float = max(o.head.logp for o in opens)  # type: ignore[type-var]
+        top = max(o.head.known for o in opens)
         return top + log(float(self._masses(opens).sum())) if top > -math.inf else top
 
     def _size(self, ways: list[list[Open]]) -> int:
@@ -231,7 +235,9 @@ def _checked(data: bytes) -> bytes:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError as e:
-        raise BadRequest(f"byte {e.start} of the text is not UTF-8 ({e.reason}): decode the text properly first") from None
+        raise BadRequest(
+            f"byte {e.start} of the text is not UTF-8 ({e.reason}): decode the text properly first"
+        ) from None
     return data
 
 
@@ -249,4 +255,6 @@ def _unspelled(rule: Rule, data: bytes) -> BadRequest:
     bad = next((i for i, b in enumerate(data) if b in rule.trie.missing), None)
     if bad is not None:
         return BadRequest(f"byte {bad} of the text, 0x{data[bad]:02x}, is in no token: this vocabulary cannot spell it")
-    return BadRequest("no encoding of a text begins with these bytes: they are not what the tokenizer makes of Unicode text")
+    return BadRequest(
+        "no encoding of a text begins with these bytes: they are not what the tokenizer makes of Unicode text"
+    )

@@ -34,6 +34,12 @@ class Head:
         self.logp: float | None = None
         self.children: weakref.WeakValueDictionary[int, Head] = weakref.WeakValueDictionary()
 
+    @property
+    def known(self) -> float:
+        """logp of a head whose parents the model was asked about."""
+        assert self.logp is not None
+        return self.logp
+
     def then(self, rule: Rule, place: int) -> Head:
         """The head one token further: one object a token, so that walks along equal paths share it."""
         head = self.children.get(place)

@@ -23,7 +23,18 @@ from fewer.parts.constraint import beginning_with
 
 Tail = tuple[tuple[bytes, bool], ...]
 
-AFTER = ("a", "A", "1", " ", "\n", ".", "'s", "é", "中", "\u0301")  # what may follow, when asked whether a cut is settled
+AFTER = (
+    "a",
+    "A",
+    "1",
+    " ",
+    "\n",
+    ".",
+    "'s",
+    "é",
+    "中",
+    "\u0301",
+)  # what may follow, when asked whether a cut is settled
 ENDINGS = frozenset("sdmtlrveSDMTLRVE")  # letters of 's, 't, 're, 've, 'm, 'll, 'd
 STANDS_FOR = {"Ll": "é", "Lu": "É", "Lt": "ǅ", "Lm": "ʰ", "Nd": "٣", "Nl": "Ⅷ", "No": "½"}  # beyond ASCII
 

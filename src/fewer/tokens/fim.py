@@ -57,9 +57,9 @@ def fim_tokens(engine: Engine) -> tuple[int, int, int]:
     """Ids of a model's prefix, suffix and middle tokens. Raises UnsupportedArchitecture if it has none."""
     if engine.tokenizer is not None:
         for names in NAMES:
-            ids = [engine.tokenizer.backend.token_to_id(n) for n in names]
-            if None not in ids:
-                return ids[0], ids[1], ids[2]
+            pre, suf, mid = (engine.tokenizer.backend.token_to_id(n) for n in names)
+            if pre is not None and suf is not None and mid is not None:
+                return pre, suf, mid
     raise UnsupportedArchitecture(f"this model has no fill-in-the-middle tokens such as {', '.join(NAMES[0])}")
 
 
@@ -79,7 +79,12 @@ def prompt(engine: Engine, before: str, after: str, marks: tuple[str, str] | Non
 
 
 def infill(
-    model: ByteModel, before: str, after: str, max_bytes: int = 128, stop: str = "", marks: tuple[str, str] | None = None
+    model: ByteModel,
+    before: str,
+    after: str,
+    max_bytes: int = 128,
+    stop: str = "",
+    marks: tuple[str, str] | None = None,
 ) -> str:
     """The likeliest text for the gap, byte by byte from the exact place where it begins.
 

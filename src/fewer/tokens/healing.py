@@ -55,48 +55,48 @@ class Healer:
         self._bytes = ByteModel(engine) if kind == "exact" else None
         self._trie = Trie.of(engine.tokenizer) if kind in ("plain", "align") else None
 
-    def heal(self, text: str, temperature: float = 0.0, rng: Rng | None = None) -> Healed:
+    def heal(self, text: str, temperature: float = 0.0, rng: Rng | None = None, ledger: Ledger | None = None) -> Healed:
         """Tokens for `text`. Raises BadRequest for an empty text or one the tokenizer cannot spell."""
         if not text:
             raise BadRequest("the prompt is empty: there is nothing to heal")
-        rng = rng or Rng(None)
+        rng, ledger = rng or Rng(None), ledger or Ledger()
         if self._bytes is not None:
-            return self._exact(text, temperature, rng)
+            return self._exact(text, temperature, rng, ledger)
         assert self.engine.tokenizer is not None
         ids = self.engine.tokenizer.encode(text)
         if self._trie is None:
-            return Healed(ids, b"", Ledger())
-        return self._matched(ids, temperature, rng)
+            return Healed(ids, b"", ledger)
+        return self._matched(ids, temperature, rng, ledger)
 
-    def _exact(self, text: str, temperature: float, rng: Rng) -> Healed:
+    def _exact(self, text: str, temperature: float, rng: Rng, ledger: Ledger) -> Healed:
         """Draw a cover of the text and one token more where it ends with a token; that one is left to the run."""
         assert self._bytes is not None
-        with self._bytes.start(text) as state:
-            places = [(i, o.node.low, o.next[o.node.low : o.node.high]) for i, o in enumerate(state.opens) if o.next is not None]
-            top = max(o.head.logp or 0.0 for o in state.opens)
-            weights = [p * np.exp((state.opens[i].head.logp or 0.0) - top) for i, _, p in places]
-            at = _draw(np.concatenate(weights), temperature, rng)
-            for (i, low, p) in places:
-                if at < len(p):
-                    break
-                at -= len(p)
-            chosen, trie = state.opens[i], self._bytes.rule.trie
-            ids = [h.token for h in chosen.head.path()]
+        with self._bytes.start(text, ledger=ledger) as state:
+            top = max(o.head.known for o in state.opens)
+            parts = []
+            for o in state.opens:
+                assert o.next is not None
+                parts.append(o.next[o.node.low : o.node.high] * np.exp(o.head.known - top))
+            at = _draw(np.concatenate(parts), temperature, rng)
+            starts = np.cumsum([0, *map(len, parts)])
+            which = int(np.searchsorted(starts, at, "right")) - 1
+            chosen, trie = state.opens[which], self._bytes.rule.trie
+            ids, beyond = [h.token for h in chosen.head.path()], b""
             if chosen.node.prefix:
-                ids.append(int(trie.ids[low + at]))
-            beyond = trie.words[low + at][len(chosen.node.prefix) :] if chosen.node.prefix else b""
-            return Healed(ids, beyond, state.ledger)
+                place = chosen.node.low + at - int(starts[which])
+                ids.append(int(trie.ids[place]))
+                beyond = trie.words[place][len(chosen.node.prefix) :]
+            return Healed(ids, beyond, ledger)
 
-    def _matched(self, ids: list[int], temperature: float, rng: Rng) -> Healed:
+    def _matched(self, ids: list[int], temperature: float, rng: Rng, ledger: Ledger) -> Healed:
         """Take tokens back and draw others that match their bytes, until all of these are there again."""
         engine, tokenizer, trie = self.engine, self.engine.tokenizer, self._trie
         assert tokenizer is not None and trie is not None
         first = 1 if tokenizer.bos is not None and ids[0] == tokenizer.bos else 0
         keep = max(len(ids) - self.back, first or 1)
         owed = b"".join(tokenizer.token_bytes(i) for i in ids[keep:])
-        ids, ledger, told, store = ids[:keep], Ledger(), Told(0), engine.stores["main"]
+        ids, told, store = ids[:keep], Told(0), engine.stores["main"]
         seq, done = engine.prefixes.take(ids) or (store.new(), 0)
-        ledger.cached_tokens = done
         beyond = b""
         try:
             while owed:
@@ -112,7 +112,12 @@ class Healer:
                 )
                 store.commit(seq, rows, np.arange(len(rows)))
                 ledger.forward(
-                    "main", engine.model.spec.n_layers, cost.rows, cost.layers_run, cost.layers_skipped, cost.entries_read
+                    "main",
+                    engine.model.spec.n_layers,
+                    cost.rows,
+                    cost.layers_run,
+                    cost.layers_skipped,
+                    cost.entries_read,
                 )
                 done = len(ids)
                 assert out.logits is not None

@@ -53,7 +53,7 @@ def rank(engine: Engine, text: str, candidates: Sequence[str], how: str = "greed
     if how == "exact":
         with ByteModel(engine).start(text) as state:
             found = state.score([c.encode() for c in candidates])
-            scores = {c: (s,) for c, s in zip(candidates, found)}
+            scores: dict[str, tuple[float, ...]] = {c: (s,) for c, s in zip(candidates, found)}
             return Ranked(sorted(scores, key=lambda c: -scores[c][0]), scores, state.ledger.forwards)
     if how != "greedy":
         raise BadRequest(f"how={how!r} must be greedy or exact")
@@ -82,7 +82,9 @@ def _greedy(engine: Engine, text: str, candidates: Sequence[str]) -> Ranked:
                 best = 0
             else:
                 rows = chain(pending, done)
-                (out,), _ = engine.model.forward(Step([Group(seq, rows, PLAIN, told, np.array([len(rows) - 1]))]), store)
+                (out,), _ = engine.model.forward(
+                    Step([Group(seq, rows, PLAIN, told, np.array([len(rows) - 1]))]), store
+                )
                 store.commit(seq, rows, np.arange(len(rows)))
                 done, pending, forwards = done + len(pending), [], forwards + 1
                 assert out.logits is not None

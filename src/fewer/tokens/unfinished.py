@@ -34,7 +34,7 @@ class Unfinished:
     def __init__(self, trie: Trie, merges: Merges) -> None:
         self._trie, self._merges = trie, merges
         self._partial = [i for i, w in enumerate(trie.words) if w[-1] >= 0x80]
-        self._bring = [i for i, w in enumerate(trie.words) if w[0] in CONTINUES]
+        self._bring = [(i, w) for i, w in enumerate(trie.words) if w[0] in CONTINUES]
         self.alive = cache(self._alive)
         self.mask = cache(self._mask)
 
@@ -44,9 +44,10 @@ class Unfinished:
             return True
         token = int(self._trie.ids[place])
         return any(
-            self._merges.apart(token, int(self._trie.ids[i])) and self.alive(i, missing(w, lacking))
-            for i in self._bring
-            if all(b in CONTINUES for b in (w := self._trie.words[i])[:lacking])
+            all(b in CONTINUES for b in w[:lacking])
+            and self._merges.apart(token, int(self._trie.ids[i]))
+            and self.alive(i, missing(w, lacking))
+            for i, w in self._bring
         )
 
     def _mask(self, before: int) -> np.ndarray:
