@@ -50,7 +50,8 @@ class ByteModel:
     def start(
         self, text: str | bytes = b"", context: Sequence[int] | None = None, ledger: Ledger | None = None
     ) -> ByteState:
-        """Read `text` and stand behind it. context: token ids before the text; None = the model's habit (BOS or none). ledger: where forwards are entered.
+        """Read `text` and stand behind it. context: token ids before the text; None = the model's habit (BOS or none).
+        ledger: where forwards are entered.
 
         Where nothing comes before the text's first token the model cannot score it: BOS, or without one the end of
         text, is put there if the text does not settle that token. Raises BadRequest for an empty text without context,

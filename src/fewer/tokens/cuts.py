@@ -79,14 +79,14 @@ class Cuts:
         ends = _offsets(tail)
         must = {at for at, (_, m) in zip(ends, tail) if m}
         allowed = {*ends, start}
-        apart = joined = start == 0
+        apart = joined = False
         data = b"".join(s for s, _ in tail) + shape
         for text in _continued(data):
             found = {at for at in self.cut(text) if 0 < at < len(data)}
             if must <= found | {0} and found <= allowed:
-                apart |= start in found
+                apart |= start in found or not start
                 joined |= start not in found
-                if apart and (joined or not shape[-1:].isspace()):
+                if apart and joined:
                     break
         return apart, joined
 
@@ -140,5 +140,7 @@ def _continued(data: bytes) -> list[str]:
         if e.reason != "unexpected end of data":
             return []
         kinds = {unicodedata.category(c)[0] + c.isspace() * "s": c for c in beginning_with(data[e.start :])}
-        return [data[: e.start].decode() + c for c in kinds.values()]
-    return [text, text + "a", text + "\n"] if text[-1:].isspace() else [text]
+        texts = [data[: e.start].decode() + c for c in kinds.values()]
+    else:
+        texts = [text]
+    return [t + more for t in texts for more in (("", "a", "\n") if t[-1:].isspace() else ("",))]
