@@ -30,7 +30,7 @@ from fewer.errors import BadRequest
 from fewer.models.resolve import resolve
 from fewer.tokens.bytes import ByteModel
 from fewer.tokens.healing import KINDS
-from fewer.tokens.sampling import sample
+from fewer.tokens.sampling import Ensemble, sample
 
 WIDTH = 5  # candidates the peer keeps: the value its own documentation uses
 NEW = 16  # bytes a prompt is continued by, for speed
@@ -47,11 +47,12 @@ def measure(
     threads: int = 1,
     peer: Path | None = None,
     timed: int = 20,
+    beside: str | None = None,
     keep: Path | None = None,
 ) -> dict[str, Any]:
     """head of record.py with "kinds": {kind: figures}, "sources", "bytes": {engine: figures}, and "apart" if there is a peer.
 
-    timed: how many of the cuts the byte samplers continue. Raises BadRequest, ModelError."""
+    timed: how many of the cuts the byte samplers continue. beside: a second model, mixed with the first. Raises BadRequest, ModelError."""
     if timed < 1:
         raise BadRequest(f"timed={timed} must be at least 1")
     path = resolve(model)
@@ -68,9 +69,15 @@ def measure(
         extra["times_faster"] = round(theirs["ms_a_byte"] / own["ms_a_byte"], 2)
         apart = [float(abs(a - b).sum() / 2) for a, b in zip(dists, others)]
         extra["apart"] = {"median": round(statistics.median(apart), 5), "most": round(max(apart), 5)}
+    if beside is not None:
+        extra["ensemble"] = _ensemble(engine, beside, threads, drawn[:timed], say)
     command = f"fewer bench healing -m {model} --cuts {count} --seed {seed} -t {threads} --timed {timed}"
     result = {
-        **head("healing", command + (f" --peer-python {peer}" if peer else ""), seed),
+        **head(
+            "healing",
+            command + (f" --peer-python {peer}" if peer else "") + (f" --with {beside}" if beside else ""),
+            seed,
+        ),
         "model": path.name,
         "cuts": len(drawn),
         "sources": {s: sum(c.source == s for c in drawn) for s in dict.fromkeys(c.source for c in drawn)},
@@ -166,6 +173,23 @@ def _peer(
         "width": WIDTH,
         **_figures(figures),
     }, dists
+
+
+def _ensemble(engine: Engine, beside: str, threads: int, drawn: list[Cut], say: Say) -> dict[str, float]:
+    """Bits a byte of the rest that was cut off: each model's and those of the mean of both."""
+    say(f"loading {beside}")
+    models = {engine.name: ByteModel(engine), beside: ByteModel(fewer.open(beside, threads=threads))}
+    bits = dict.fromkeys([*models, "both"], 0.0)
+    for i, cut in enumerate(drawn):
+        say(f"both: {i}/{len(drawn)}")
+        rest, states = cut.rest.encode(), [m.start(cut.prompt) for m in models.values()]
+        for name, state in zip(models, states):
+            bits[name] -= state.score([rest])[0] / math.log(2)
+        bits["both"] -= Ensemble(states).push(rest) / math.log(2)
+        for state in states:
+            state.close()
+    size = sum(len(c.rest) for c in drawn)
+    return {Path(name).stem: round(b / size, 4) for name, b in bits.items()}
 
 
 def _figures(figures: list[tuple[float, float, int, int, bool, float, int]]) -> dict[str, Any]:

@@ -171,6 +171,12 @@ def healing(r: dict[str, Any]) -> list[Sheet]:
             ["engine", "accuracy", "bits a byte", "forwards a byte", "ms a byte", "ms prompt", "s to load"],
             [[name, *(x[k] for k in keys)] for name, x in r["bytes"].items()],
         ),
+        Sheet(
+            "Two models on bytes",
+            "Bits a byte of what was cut off: each model's, and those of the mean of both.",
+            ["model", "bits a byte"],
+            [list(x) for x in r.get("ensemble", {}).items()],
+        ),
     ]
 
 

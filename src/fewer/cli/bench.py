@@ -113,6 +113,7 @@ def healing(
     peer_python: Annotated[
         Path | None, typer.Option("--peer-python", help="The Python of an environment that has genlm-bytes.")
     ] = None,
+    beside: Annotated[str | None, typer.Option("--with", help="A second model, mixed with the first on bytes.")] = None,
     folder: Annotated[Path | None, typer.Option("--keep", help="Keep the result as JSON in this folder.")] = None,
     as_json: o.Json = False,
     csv: Csv = None,
@@ -125,7 +126,7 @@ def healing(
     from fewer.bench.healing import measure
 
     with _telling() as say:
-        result = measure(model, cuts, seed, say, threads, peer_python, timed, folder)
+        result = measure(model, cuts, seed, say, threads, peer_python, timed, beside, folder)
     _deliver(result, show.print_healing, as_json, csv, html)
 
 
