@@ -52,7 +52,8 @@ def measure(
 ) -> dict[str, Any]:
     """head of record.py with "kinds": {kind: figures}, "sources", "bytes": {engine: figures}, and "apart" if there is a peer.
 
-    timed: how many of the cuts the byte samplers continue. beside: a second model, mixed with the first. Raises BadRequest, ModelError."""
+    timed: how many of the cuts the byte samplers continue. beside: a second model, mixed with the first.
+    Raises BadRequest, ModelError."""
     if timed < 1:
         raise BadRequest(f"timed={timed} must be at least 1")
     path = resolve(model)

@@ -7,7 +7,6 @@ and Model Ensembles"). Does not: weigh models by how well they have done so far.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from fewer.errors import BadRequest
 from fewer.tokens.bytes import END, ByteState
+from fewer.tokens.covers import log
 from fewer.types import Rng
 
 
@@ -43,7 +43,7 @@ class Ensemble:
     def push(self, data: bytes) -> float:
         logp = 0.0
         for byte in data:
-            logp += math.log(self.next()[byte])
+            logp += log(self.next()[byte])
             for s in self.states:
                 s.push(bytes([byte]))
         return logp
