@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from fewer.runner import Runner
 from fewer.sampling import Sampler, Sampling
 from fewer.seams import Method
 from fewer.types import Group, Rng, Step, Told, chain
+
+if TYPE_CHECKING:
+    from fewer.tokens.healing import Healer
 
 Message = dict[str, Any]
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -62,6 +65,7 @@ class Engine:
         self.chunk, self.max_rows, self.load_seconds = chunk, max_rows, load_seconds
         self.beside = beside
         self.forwards: Counter[str] = Counter()  # merged forwards a model, over all runs
+        self._healers: dict[str, Healer] = {}
 
     # ------------------------------------------------------------------ public verbs
     def generate(self, prompt: Prompt | Sequence[Prompt], *, n: int = 1, **options: Any) -> Any:
@@ -128,7 +132,7 @@ class Engine:
         reqs = [self._request(prompt, **{**options, "seed": None if seed is None else seed + i}) for i in range(n)]
         runner.add(reqs[0])
         rest = reqs[1:]
-        if rest and reqs[0].seams.pure_prefix:
+        if rest and reqs[0].seams.pure_prefix and all(r.prompt == reqs[0].prompt for r in rest):
             hook = reqs[0].on_prefilled
 
             def share(first: Request) -> None:
@@ -154,13 +158,16 @@ class Engine:
         use: Use = (),
         max_tokens: int | None = None,
         raw: bool = False,
+        healing: str = "none",
         forced: Sequence[bool] | None = None,
         chunk: int | None = None,
         share_prefix: bool = True,
         on_progress: Callable[[int, int], None] | None = None,
         **sampling: Any,
     ) -> Request:
-        """Check everything that can be checked before a model runs, and make the request."""
+        """Check everything that can be checked before a model runs, and make the request.
+
+        healing: none, plain, align or exact, what to do about a raw text that may end inside a token."""
         ledger = Ledger()
         seams = plan(use)
         for name in ("stop", "stop_tokens"):
@@ -173,8 +180,13 @@ class Engine:
         except TypeError as e:
             raise BadRequest(f"unknown option: {e}") from None
         self._known([*params.logit_bias, *params.stop_tokens])
-        with ledger.clock("tokenize"):
-            ids = self._tokens(prompt, raw)
+        rng, beyond = Rng(params.seed), b""
+        if healing != "none":
+            with ledger.clock("healing"):
+                ids, beyond = self._healed(prompt, healing, raw, params.temperature, rng, ledger)
+        else:
+            with ledger.clock("tokenize"):
+                ids = self._tokens(prompt, raw)
         room = self._fits(len(ids), seams)
         if max_tokens is None:
             max_tokens = room
@@ -183,9 +195,7 @@ class Engine:
         ledger.prompt_tokens = len(ids)
         if self.beside is not None:
             self.beside.serve(seams, ledger)
-        sampler = Sampler(
-            params, seams.rules, ids, self.tokenizer.eos if self.tokenizer else frozenset(), Rng(params.seed)
-        )
+        sampler = Sampler(params, seams.rules, ids, self.tokenizer.eos if self.tokenizer else frozenset(), rng)
         req = Request(
             prompt=ids,
             seams=seams,
@@ -201,6 +211,8 @@ class Engine:
         if self.tokenizer is not None:
             req.told.spell = self.tokenizer.text_bytes
             req.told.encode = partial(self.tokenizer.encode, bos=False)
+        if req.detok is not None and beyond:
+            req.text = req.detok.begin(beyond)
         if seams.pure_prefix and share_prefix:
             found = self.prefixes.take(ids)
             if found is not None:
@@ -247,6 +259,20 @@ class Engine:
         if not ids:
             raise BadRequest("the prompt is empty")
         return ids
+
+    def _healed(
+        self, prompt: Prompt, kind: str, raw: bool, temperature: float, rng: Rng, ledger: Ledger
+    ) -> tuple[list[int], bytes]:
+        """(tokens of a prompt that may end inside a token, bytes its last one has beyond the prompt): tokens/healing.py."""
+        from fewer.tokens.healing import Healer
+
+        if not isinstance(prompt, str) or not raw:
+            raise BadRequest("healing goes on with text as it stands: give text and raw=True (--raw)")
+        if kind not in self._healers:
+            self._healers[kind] = Healer(self, kind)
+        self._fits(len(self._tokens(prompt, raw)), PLAIN)
+        healed = self._healers[kind].heal(prompt, temperature, rng, ledger)
+        return healed.tokens, healed.beyond
 
     def _forced(self, ids: list[int], forced: Sequence[bool] | None) -> np.ndarray:
         """Prompt tokens no transform may drop: the caller's, and the control tokens of the chat template."""

@@ -26,16 +26,20 @@ class Peer:
     seen: dict[str, list[float]] = field(default_factory=dict)
 
     def ask(self, prompts: list[list[int]], new: int) -> dict[str, float]:
-        """One job. Raises RuntimeError, with the engine's last words, if it died."""
+        """One job of peers.py. Raises RuntimeError, with the engine's last words, if it died."""
+        out = self.job({"prompts": prompts, "new": new})
+        self.peak_mb = out["peak_mb"]
+        return out
+
+    def job(self, what: dict[str, Any]) -> dict[str, Any]:
+        """Any job and its answer. Raises RuntimeError as ask()."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({"prompts": prompts, "new": new}) + "\n")
+            self.process.stdin.write(json.dumps(what) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass
-        out = self.answer()
-        self.peak_mb = out["peak_mb"]
-        return out
+        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """The next line. Raises RuntimeError as ask()."""

@@ -25,7 +25,7 @@ class Sheet:
 
 
 def sheets(result: dict[str, Any]) -> list[Sheet]:
-    """The tables of a result of speed.measure, methods.measure or quality.measure."""
+    """The tables of a result of the `measure` of speed, methods, quality or healing."""
     return [s for s in KINDS[result["what"]](result) if s.rows]
 
 
@@ -150,4 +150,35 @@ def quality(r: dict[str, Any]) -> list[Sheet]:
     return [Sheet("Packed weights beside float32", note, columns, [row])]
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {f.__name__: f for f in (speed, methods, quality)}
+def healing(r: dict[str, Any]) -> list[Sheet]:
+    sources = [f"accuracy {s}" for s in r["sources"]]
+    rows = [
+        [k, x["accuracy"], *(x[s] for s in sources), x["forwards_before_text"], x["healing_ms"]]
+        for k, x in r["kinds"].items()
+    ]
+    keys = ("accuracy", "bits_a_byte_of_the_rest", "forwards_a_byte", "ms_a_byte", "prefill_ms", "load_seconds")
+    peer = f"fewer is {r['times_faster']} times as fast a byte. " if "times_faster" in r else ""
+    apart = f"Next-byte distributions differ by {r['apart']['median']} (median)." if "apart" in r else ""
+    return [
+        Sheet(
+            "Prompts cut inside a token",
+            f"{r['cuts']} cuts, {r['model']}; accuracy: the greedy text begins with the rest of the token.",
+            ["healing", "accuracy", *sources, "forwards until text", "ms to heal"],
+            rows,
+        ),
+        Sheet(
+            "Byte by byte",
+            f"{r['timed']} of the cuts, {r['threads']} threads. {peer}{apart}".strip(),
+            ["engine", "accuracy", "bits a byte", "forwards a byte", "ms a byte", "ms prompt", "s to load"],
+            [[name, *(x[k] for k in keys)] for name, x in r["bytes"].items()],
+        ),
+        Sheet(
+            "Two models on bytes",
+            "Bits a byte of what was cut off: each model's, and those of the mean of both.",
+            ["model", "bits a byte"],
+            [list(x) for x in r.get("ensemble", {}).items()],
+        ),
+    ]
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {f.__name__: f for f in (speed, methods, quality, healing)}

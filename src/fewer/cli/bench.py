@@ -1,4 +1,5 @@
-"""`fewer bench`: figures beside other engines' (speed), what methods save and cost (methods), what packing costs (quality).
+"""`fewer bench`: figures beside other engines' (speed), what methods save and cost (methods), what packing costs (quality),
+prompts cut inside tokens (healing).
 
 The table goes to stdout; --json prints the whole result instead, --csv and --html write files as well.
 """
@@ -102,6 +103,33 @@ def quality(
     with _telling() as say:
         result = measure(model, nbytes, prompts, tokens, say, threads, weights, activations)
     _deliver(result, show.print_quality, as_json, csv, html)
+
+
+@app.command()
+def healing(
+    model: o.Model = o.DEFAULT_MODEL,
+    cuts: Annotated[int, typer.Option("--cuts", help="Prompts, each cut inside a token.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the cuts.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", "-t", help="CPU threads of every engine.")] = 2,
+    timed: Annotated[int, typer.Option("--timed", help="How many of them are continued byte by byte.")] = 20,
+    peer_python: Annotated[
+        Path | None, typer.Option("--peer-python", help="The Python of an environment that has genlm-bytes.")
+    ] = None,
+    beside: Annotated[str | None, typer.Option("--with", help="A second model, mixed with the first on bytes.")] = None,
+    folder: Annotated[Path | None, typer.Option("--keep", help="Keep the result as JSON in this folder.")] = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Prompts cut inside tokens: accuracy of each kind of healing; exact bytes beside genlm-bytes."""
+    _check(csv, html)
+    from fewer.bench import show
+    from fewer.bench.healing import measure
+
+    with _telling() as say:
+        result = measure(model, cuts, seed, say, threads, peer_python, timed, beside, folder)
+    _deliver(result, show.print_healing, as_json, csv, html)
 
 
 def _check(*files: Path | None) -> None:

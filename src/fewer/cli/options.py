@@ -10,6 +10,7 @@ import typer
 from fewer.cli.config import apply_config
 
 DEFAULT_MODEL = "smollm2-135m"
+HEALING = ("none", "plain", "align", "exact")
 
 Model = Annotated[
     str,
@@ -34,6 +35,12 @@ MinP = Annotated[float, typer.Option("--min-p", help="Drop tokens below this sha
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the draws; none = a different text each time.")]
 Stop = Annotated[
     list[str], typer.Option("--stop", default_factory=list, help="End the text before this string; repeatable.")
+]
+Healing = Annotated[
+    str,
+    typer.Option(
+        "--healing", help="With --raw, a prompt that ends inside a token: none; plain: one token back; align; exact."
+    ),
 ]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto: the file's own packed weights; float32 or bfloat16: dequantised.")

@@ -41,6 +41,7 @@ def run(
     seed: o.Seed = None,
     stop: o.Stop,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it stands.")] = False,
+    healing: o.Healing = "none",
     compare: Annotated[bool, typer.Option("--compare", help="Run plain first; show both ledgers.")] = False,
     dtype: o.Dtype = "auto",
     weights: o.Weights = "auto",
@@ -57,11 +58,12 @@ def run(
         raise BadRequest("give the question once: as an argument or with --prompt")
     text = gather(question if prompt is None else prompt, file, raw)
     check_plan(use)
+    check_healing(healing, raw)
     if report is not None:
         check_target(report)
     engine = Loading(model, dtype, weights, activations, threads, draft).open()
     sampling = {"max_tokens": max_tokens, "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    request = {**sampling, "seed": seed, "stop": stop, "raw": raw, "share_prefix": not compare}
+    request = {**sampling, "seed": seed, "stop": stop, "raw": raw, "healing": healing, "share_prefix": not compare}
     told = not (as_json or quiet)
     plain = _plain(engine, text, use, told, request) if compare else None
     if plain is not None and plain.cancelled:
@@ -112,6 +114,16 @@ def check_plan(use: list[str]) -> None:
         from fewer.plan import plan
 
         plan(use)
+
+
+def check_healing(kind: str, raw: bool) -> None:
+    """Raises BadRequest for healing that is not there, or of a prompt that a chat template ends."""
+    if kind not in o.HEALING:
+        raise BadRequest(f"--healing {kind} is not one of {', '.join(o.HEALING)}")
+    if kind != "none" and not raw:
+        raise BadRequest(
+            "--healing is for text that may end inside a token: add --raw, a chat prompt ends where one ends"
+        )
 
 
 def _aside(piece: str) -> None:

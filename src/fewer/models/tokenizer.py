@@ -171,6 +171,11 @@ class Detokenizer:
             data = data.removeprefix(b" ")
         return self._utf8.decode(data)
 
+    def begin(self, data: bytes) -> str:
+        """Text of bytes that come before the first token: what a healed prompt's last token already said."""
+        self._strip = False
+        return self._utf8.decode(data)
+
     def flush(self) -> str:
         """What is left at the end: "" or U+FFFD for an unfinished character."""
         return self._utf8.decode(b"", final=True)

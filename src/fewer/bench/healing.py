@@ -1,0 +1,204 @@
+"""`fewer bench healing`: prompts cut inside tokens, continued without healing and with each kind; bytes beside genlm-bytes.
+
+    accuracy         greedy text begins with the rest of the token that was cut (one right answer, so 1 is not reachable)
+    forwards         of the model to heal a prompt and say that rest
+    bytes            the exact byte sampler: forwards and milliseconds a greedy byte behind the prompt, bits a byte it gives
+                     to the rest that was cut off, with and without the peer beside it on the same prompts
+
+The peer (peer_bytes.py) runs in an environment of its own, named by its Python.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fewer
+from fewer.bench.cuts import Cut, cuts
+from fewer.bench.drive import Peer
+from fewer.bench.record import head, save
+from fewer.engine import Engine
+from fewer.errors import BadRequest
+from fewer.models.resolve import resolve
+from fewer.tokens.bytes import ByteModel
+from fewer.tokens.healing import KINDS
+from fewer.tokens.sampling import Ensemble, sample
+
+WIDTH = 5  # candidates the peer keeps: the value its own documentation uses
+NEW = 16  # bytes a prompt is continued by, for speed
+BATCH = 50  # prompts continued together
+TOKENS = 5  # enough to spell the rest of any token
+Say = Callable[[str], None]
+
+
+def measure(
+    model: str = "smollm2-135m",
+    count: int = 300,
+    seed: int = 0,
+    say: Say = lambda s: None,
+    threads: int = 1,
+    peer: Path | None = None,
+    timed: int = 20,
+    beside: str | None = None,
+    keep: Path | None = None,
+) -> dict[str, Any]:
+    """head of record.py with "kinds": {kind: figures}, "sources", "bytes": {engine: figures}, and "apart" if there is a peer.
+
+    timed: how many of the cuts the byte samplers continue. beside: a second model, mixed with the first.
+    Raises BadRequest, ModelError."""
+    if timed < 1:
+        raise BadRequest(f"timed={timed} must be at least 1")
+    path = resolve(model)
+    engine = fewer.open(path, threads=threads)
+    assert engine.tokenizer is not None
+    drawn = cuts(engine.tokenizer, count, seed)
+    kinds = {kind: _kind(engine, kind, drawn, say) for kind in KINDS}
+    own, dists = _own(engine, drawn[:timed], say)
+    samplers: dict[str, Any] = {"fewer": own}
+    extra: dict[str, Any] = {}
+    if peer is not None:
+        theirs, others = _peer(peer, path, threads, drawn[:timed], say)
+        samplers["genlm-bytes"] = theirs
+        extra["times_faster"] = round(theirs["ms_a_byte"] / own["ms_a_byte"], 2)
+        apart = [float(abs(a - b).sum() / 2) for a, b in zip(dists, others)]
+        extra["apart"] = {"median": round(statistics.median(apart), 5), "most": round(max(apart), 5)}
+    if beside is not None:
+        extra["ensemble"] = _ensemble(engine, beside, threads, drawn[:timed], say)
+    command = f"fewer bench healing -m {model} --cuts {count} --seed {seed} -t {threads} --timed {timed}"
+    result = {
+        **head(
+            "healing",
+            command + (f" --peer-python {peer}" if peer else "") + (f" --with {beside}" if beside else ""),
+            seed,
+        ),
+        "model": path.name,
+        "cuts": len(drawn),
+        "sources": {s: sum(c.source == s for c in drawn) for s in dict.fromkeys(c.source for c in drawn)},
+        "threads": threads,
+        "timed": min(timed, len(drawn)),
+        "kinds": kinds,
+        "bytes": samplers,
+        **extra,
+    }
+    if keep is not None:
+        save(keep / f"healing-{path.stem}.json", result)
+    return result
+
+
+def _kind(engine: Engine, kind: str, drawn: list[Cut], say: Say) -> dict[str, Any]:
+    right: dict[str, list[bool]] = {}
+    forwards, healing = [], []
+    for i in range(0, len(drawn), BATCH):
+        say(f"{kind}: {i}/{len(drawn)}")
+        some = drawn[i : i + BATCH]
+        prompts = [cut.prompt for cut in some]
+        outs = engine.generate(prompts, raw=True, healing=kind, max_tokens=TOKENS, share_prefix=False)
+        engine.prefixes.clear()
+        for cut, out in zip(some, outs):
+            right.setdefault(cut.source, []).append(out.text.startswith(cut.rest))
+            forwards.append(out.ledger.forwards - len(out.tokens) + 1)
+            healing.append(out.ledger.seconds.get("healing", 0.0))
+    every = [x for xs in right.values() for x in xs]
+    return {
+        "accuracy": round(sum(every) / len(every), 4),
+        **{f"accuracy {s}": round(sum(xs) / len(xs), 4) for s, xs in right.items()},
+        "forwards_before_text": round(statistics.mean(forwards), 3),
+        "healing_ms": round(1e3 * statistics.median(healing), 2),
+    }
+
+
+def _own(engine: Engine, drawn: list[Cut], say: Say) -> tuple[dict[str, Any], list[np.ndarray]]:
+    say("loading the byte model")
+    start = time.perf_counter()
+    model = ByteModel(engine)
+    load = time.perf_counter() - start
+    figures, dists = [], []
+    for i, cut in enumerate([drawn[0], *drawn]):  # the first one warms up
+        say(f"bytes: {i}/{len(drawn)}")
+        start = time.perf_counter()
+        with model.start(cut.prompt) as state:
+            ready = time.perf_counter() - start
+            dist = state.next()
+            (logp,) = state.score([cut.rest.encode()])
+            before, start = state.ledger.forwards, time.perf_counter()
+            text = bytes(sample(state, NEW))
+            seconds, forwards = time.perf_counter() - start, state.ledger.forwards - before
+        engine.prefixes.clear()
+        if i:
+            figures.append(
+                (ready, seconds, forwards, len(text), text.startswith(cut.rest.encode()), logp, len(cut.rest))
+            )
+            dists.append(dist[:256])
+    return {"version": fewer.__version__, "load_seconds": round(load, 3), **_figures(figures)}, dists
+
+
+def _peer(
+    python: Path, path: Path, threads: int, drawn: list[Cut], say: Say
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    say("loading genlm-bytes")
+    script = Path(__file__).with_name("peer_bytes.py")
+    chatter = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed with the peer)
+    try:
+        process = subprocess.Popen(
+            [python, script, path, str(threads), str(WIDTH)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, text=True, encoding="utf-8",
+        )  # fmt: skip
+    except OSError as e:
+        raise BadRequest(f"cannot run {python}: {e.strerror or e}") from None
+    peer = Peer("genlm-bytes", process, chatter)
+    figures, dists = [], []
+    try:
+        ready = peer.answer()
+        for i, cut in enumerate([drawn[0], *drawn]):
+            say(f"genlm-bytes: {i}/{len(drawn)}")
+            x = peer.job({"prompt": cut.prompt, "rest": cut.rest, "new": NEW})
+            right = x["text"].encode("latin-1").startswith(cut.rest.encode())
+            if i:
+                figures.append((x["prefill"], x["seconds"], x["forwards"], NEW, right, x["logp"], len(cut.rest)))
+                dists.append(np.array(x["next"]))
+    except RuntimeError as e:
+        raise BadRequest(f"{e} (is genlm-bytes installed for {python}?)") from None
+    finally:
+        peer.close()
+    return {
+        "version": ready["version"],
+        "load_seconds": round(ready["load"], 3),
+        "width": WIDTH,
+        **_figures(figures),
+    }, dists
+
+
+def _ensemble(engine: Engine, beside: str, threads: int, drawn: list[Cut], say: Say) -> dict[str, float]:
+    """Bits a byte of the rest that was cut off: each model's and those of the mean of both."""
+    say(f"loading {beside}")
+    models = {engine.name: ByteModel(engine), beside: ByteModel(fewer.open(beside, threads=threads))}
+    bits = dict.fromkeys([*models, "both"], 0.0)
+    for i, cut in enumerate(drawn):
+        say(f"both: {i}/{len(drawn)}")
+        rest, states = cut.rest.encode(), [m.start(cut.prompt) for m in models.values()]
+        for name, state in zip(models, states):
+            bits[name] -= state.score([rest])[0] / math.log(2)
+        bits["both"] -= Ensemble(states).push(rest) / math.log(2)
+        for state in states:
+            state.close()
+    size = sum(len(c.rest) for c in drawn)
+    return {Path(name).stem: round(b / size, 4) for name, b in bits.items()}
+
+
+def _figures(figures: list[tuple[float, float, int, int, bool, float, int]]) -> dict[str, Any]:
+    prefill, seconds, forwards, said, right, logp, rest = (list(x) for x in zip(*figures))
+    return {
+        "prefill_ms": round(1e3 * statistics.median(prefill), 1),
+        "ms_a_byte": round(1e3 * statistics.median(s / n for s, n in zip(seconds, said) if n), 2),
+        "forwards_a_byte": round(sum(forwards) / sum(said), 3),
+        "accuracy": round(sum(right) / len(right), 4),
+        "bits_a_byte_of_the_rest": round(-sum(logp) / math.log(2) / sum(rest), 4),
+    }
