@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fewer.bench.record import RESULTS
-from fewer.bench.sheets import Sheet, cell, sheets
+from fewer.bench.sheets import KINDS, Sheet, cell, sheets
 from fewer.card import SEAM_NAMES, Card, cards
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,12 +89,12 @@ def measured(name: str) -> list[str]:
 
 
 def measured_page() -> str:
-    """Speed and quality of the engine itself: every stored result that is not a method's."""
+    """What the bench measured of the engine itself: every stored result of its own that is not a method's."""
     held = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))]
     parts = ["# Measured", "Ratios from one run on one machine; absolute figures of a shared machine mean little."]
     for result in held:
-        if result["what"] != "methods":
-            parts += [f"## {result['what']}: {Path(result['model']).stem}", *shown(result)]
+        if result["what"] in KINDS and result["what"] != "methods":
+            parts += [f"## {result['what']}: {Path(result.get('model', '')).stem}", *shown(result)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -38,7 +38,7 @@ def print_quality(result: dict[str, Any], console: Console) -> None:
 
 def print_healing(result: dict[str, Any], console: Console) -> None:
     """What healing.measure found."""
-    _print(result, console)
+    print_sheets(result, sheets(result), console)
 
 
 def write_csv(result: dict[str, Any], path: Path) -> None:
