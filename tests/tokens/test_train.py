@@ -55,13 +55,13 @@ def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_any_bytes_come_back(trained: dict[str, Vocabulary], name: str) -> None:
     v = trained[name]
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(st.binary(max_size=80) | st.text(max_size=40).map(str.encode))
     def check(data: bytes) -> None:
         assert v.decode(v.encode_bytes(data)) == data
 
     check()
-    for text in (TEXT[-3000:], multilingual(2000)):
+    for text in (TEXT[-3000:], multilingual(2000)[:8000]):
         assert v.decode(v.encode(text)) == text.encode()
         assert v.decode(v.encode_bytes(text.encode())) == text.encode()
 
