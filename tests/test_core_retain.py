@@ -61,13 +61,17 @@ def test_what_a_chunked_prompt_really_allocates(name):
         assert req.ledger.kv_bytes_end <= lanes * (budget + 8 + 32)
 
 
-def test_room_for_new_tokens_is_measured_by_the_mean_head():
-    """One head that keeps everything does not make the tail of all others as long as an eighth of it."""
+def test_room_for_new_tokens_is_measured_by_the_memory_held():
+    """One head that keeps everything does not make the tail of all others as long as an eighth of it; packed entries count
+    as what they take."""
     even, ragged = (
         generate(tiny_model(), LONG, use=[f"adakv:budget=300,shares={s},floor=0.0"], max_tokens=4)[1].kv_bytes_end
         for s in ("even", "model")
     )
     assert even == ragged
+    codes = generate(tiny_model(), LONG, use=["int4"], max_tokens=4)[1].kv_bytes_end
+    packed = len(LONG) * 20  # bytes of one head's prompt
+    assert codes <= 6 * (packed + packed // 8)
 
 
 @dataclass(frozen=True)

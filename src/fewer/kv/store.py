@@ -7,7 +7,7 @@
     fork / truncate    share a prefix, cut it back; nothing is copied
     encode(seq, n)     the oldest n raw entries of a layer change into a codec's form
 
-A new tail is an eighth of what the sequence holds (32 to 512 rows), so slack stays small without copying on growth.
+A new tail takes an eighth of the memory that the sequence holds (32 to 512 rows), so slack stays small without copying on growth.
 Bytes are allocated bytes, by lifetime of the buffers. What this does not do: paging to disk, moving between devices.
 """
 
@@ -135,11 +135,7 @@ class Store:
         s, depth = self._seqs[seq], self.spec.n_layers if depth is None else depth
         if s.k is None or depth > len(s.k) or int(s.n.max()) + m > s.cap:
             self._freeze(s)
-            held = sum(int(seg.len.sum()) for layer in s.segments for seg in layer)
-            mean = held // (
-                self.spec.n_layers * self.spec.n_kv_heads
-            )  # heads may differ much, the tail is as wide as all
-            s.cap = max(m, min(512, max(32, mean // 8)))
+            s.cap = max(m, min(512, max(32, self._rows(s) // 8)))
             shape = (depth, self.spec.n_kv_heads, s.cap, self.spec.head_dim)
             s.k = torch.empty(shape, dtype=self.dtype, device=self.device)
             s.v = torch.empty(shape, dtype=self.dtype, device=self.device)
@@ -230,6 +226,14 @@ class Store:
         )
 
     # ------------------------------------------------------------------ inside
+    def _rows(self, s: Sequence) -> int:
+        """Raw rows of all layers and heads that would take the memory of what the segments hold."""
+        entry = 2 * self.spec.head_dim * self.dtype.itemsize + 4
+        segments = [seg for layer in s.segments for seg in layer]
+        raw = sum(int(seg.len.sum()) for seg in segments if seg.packed is None)
+        packed = sum(seg.packed.nbytes + seg.pos.nbytes for seg in segments if seg.packed is not None)
+        return (raw + packed // entry) // (self.spec.n_layers * self.spec.n_kv_heads)
+
     def _forget_tail(self, s: Sequence, layer: int) -> None:
         """The layer's tail entries now live elsewhere; the tail's memory goes once no layer uses it."""
         s.n[layer] = 0
