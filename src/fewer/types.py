@@ -155,6 +155,7 @@ class Told:
     decoding: bool = False  # the whole prompt is committed
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
+    words: dict[str, Any] = field(default_factory=dict)  # model -> its tokenizer, where two models may differ in them
     greedy: bool = False  # the request always takes the likeliest token
     expect: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = (
         as_it_is  # (a drafter's logits (V,), tokens drafted before) -> probabilities under the request's sampling

@@ -32,6 +32,7 @@ class DraftModel:
     """One request's draft model and the tree being grown. Node -1 is the certain token."""
 
     model: str = "draft"
+    own_words: bool = False  # its vocabulary is not the target's: odds are its own probabilities, sampling left out
     odds: dict[int, torch.Tensor] = field(default_factory=dict)  # node -> (V,) what may follow it
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -41,9 +42,12 @@ class DraftModel:
     _line: list[int] = field(default_factory=list)  # nodes in the cache behind them
 
     def begin(self, context: list[int], told: Told) -> Work:
-        """Read what is new of `context`; odds[-1] is what may follow. One forward, more for a long prompt."""
+        """Read what `context` does not share with what was read; odds[-1] is what may follow. One forward, more for a
+        long prompt."""
         self.odds, self.tokens, self.parents, self.chance, self._line = {}, [], [], [], []
         at = min(self._certain, len(context) - 1)
+        if self._read[:at] != context[:at]:
+            at = 0
         while at < min(len(self._read), len(context) - 1) and self._read[at] == context[at]:
             at += 1
         yield from self._cut(at)
@@ -113,6 +117,8 @@ class DraftModel:
 
     def _shape(self, logits: torch.Tensor, node: int, told: Told) -> torch.Tensor:
         """The request's probabilities over the target's vocabulary; padding rows of either embedding are no tokens."""
+        if self.own_words:
+            return torch.softmax(logits, -1)
         if told.vocab and len(logits) != told.vocab:
             whole = logits.new_full((told.vocab,), float("-inf"))
             n = min(len(logits), told.vocab)
