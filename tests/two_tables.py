@@ -25,7 +25,7 @@ class Table:
     def __init__(self, tree: Tree, p: Callable[..., torch.Tensor]) -> None:
         self.tree, self.p, self.said = tree, p, list[int]()
 
-    def probs(self, node: int) -> torch.Tensor:
+    def probs(self, node: int, soft: bool = False) -> torch.Tensor:
         path = []
         while node >= 0:
             path.append(int(self.tree.tokens[node]))

@@ -116,8 +116,8 @@ class Verdict:
     def ends(self, token: int) -> bool:
         return token in self._req.sampler.stops
 
-    def probs(self, node: int) -> torch.Tensor:
-        return self._req.sampler.weights(self.logits[node + 1], self._req.told)
+    def probs(self, node: int, soft: bool = False) -> torch.Tensor:
+        return self._req.sampler.weights(self.logits[node + 1], self._req.told, soft=soft)
 
     def push(self, token: int) -> None:
         self._req.sampler.push(token, self._req.told)

@@ -110,6 +110,7 @@ class Runner:
             req.told.n_layers = self.models["main"].spec.n_layers
             req.told.windows = self.models["main"].spec.windows
             req.told.vocab = self.models["main"].spec.vocab
+            req.told.near = self.models["main"].neighbours
             run = decode if req.seams.strategy is None else req.seams.strategy.run
             self.live.append(Live(req, run(req, partial(self.horizon, req))))
         for one in list(self.live):

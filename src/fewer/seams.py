@@ -250,7 +250,8 @@ class Target(Protocol):
     def hidden(self, tap: str) -> torch.Tensor: ...  # (N + 1, D) of a tap that was declared; rows as in logits
     def draw(self, node: int) -> int: ...  # sample there, after what was pushed, and push the token
     def ends(self, token: int) -> bool: ...  # the text ends with it
-    def probs(self, node: int) -> torch.Tensor: ...  # (V,) the processed distribution there, after what was pushed
+    def probs(self, node: int, soft: bool = False) -> torch.Tensor: ...  # (V,) the processed distribution there, after
+    # what was pushed; soft: of a greedy request too, at temperature 1, instead of one token for certain
     def push(self, token: int) -> None: ...  # a token stands: penalties and rules advance
 
 

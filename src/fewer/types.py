@@ -142,6 +142,11 @@ def as_it_is(logits: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
     return torch.softmax(logits, dim=-1)
 
 
+def nobody(token: int, count: int) -> torch.Tensor:
+    """The neighbours of a token where no model is."""
+    return torch.zeros(0, dtype=torch.int64)
+
+
 @dataclass(slots=True)
 class Told:
     """What a request tells its methods: facts, never controls. One per request and model; a method's own
@@ -156,6 +161,7 @@ class Told:
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
     words: dict[str, Any] = field(default_factory=dict)  # model -> its tokenizer, where two models may differ in them
+    near: Callable[[int, int], torch.Tensor] = nobody  # (token, count) -> nearest by the main model's embeddings
     greedy: bool = False  # the request always takes the likeliest token
     expect: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = (
         as_it_is  # (a drafter's logits (V,), tokens drafted before) -> probabilities under the request's sampling
