@@ -23,7 +23,7 @@ class Table:
     """`Target` whose probabilities come from a function of the tokens so far."""
 
     def __init__(self, tree: Tree, p: Callable[..., torch.Tensor]) -> None:
-        self.tree, self.p, self.said = tree, p, list[int]()
+        self.tree, self.p, self.said, self.seen = tree, p, list[int](), len(tree)
 
     def probs(self, node: int, soft: bool = False) -> torch.Tensor:
         path = []

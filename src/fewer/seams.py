@@ -56,6 +56,7 @@ class Forward:
     greedy: bool = False
     watch: Watcher | None = None  # a transform that reads attention during its own pass
     stage: str = "decode"  # which line of the ledger's clock this belongs to
+    beside: Work | None = None  # runs on other models while this forward does; the answer comes when both are done
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,10 @@ class Target(Protocol):
     """The main model's verdict on a draft tree. Node -1 is the certain token the tree hangs on.
 
     logits: (N + 1, V) the model's own, row node + 1 after each node, before penalties and rules.
+    seen: N, the nodes that the model has looked at; a tree may have more (Propose.grown).
     """
+
+    seen: int
 
     @property
     def logits(self) -> torch.Tensor: ...
@@ -288,6 +292,16 @@ class Propose(Method):
         return self.guess(context, limit, told, state)
         yield
 
+    def ahead(self, context: list[int], tree: Tree, limit: int, told: Told, state: Any, rng: Rng) -> Work | None:
+        """What to do on models of its own while the main model looks at `tree` behind `context`; None = nothing. Asked
+        before every forward of the main model but those that read a prompt's first pieces."""
+        return None
+
+    def grown(self, tree: Tree, told: Told, state: Any) -> Tree:
+        """`tree` with what was drafted ahead behind it. The model has not seen those nodes: an acceptance rule may choose
+        the first of them, and the walk ends there."""
+        return tree
+
     def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Any) -> None:
         """With needs = {"logits"} or taps: what the model said about `tree`, of which `path` stands. Called before learn(),
         and once with the empty tree when the prompt is complete."""
@@ -327,7 +341,7 @@ class Accept(Method):
             target.push(token)
             return token
 
-        return follow(tree, draw, target.ends)
+        return follow(tree, draw, target.ends, target.seen)
 
 
 @dataclass(frozen=True)

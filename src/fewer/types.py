@@ -99,18 +99,20 @@ class Tree:
         return Tree(self.tokens[keep], new[self.parent[keep]], q, chance, embeds, copies)
 
 
-def follow(tree: Tree, draw: Callable[[int], int], ends: Callable[[int], bool]) -> tuple[list[int], int]:
+def follow(
+    tree: Tree, draw: Callable[[int], int], ends: Callable[[int], bool], seen: int | None = None
+) -> tuple[list[int], int]:
     """Draw a token at each node and follow the child that holds it: (path, the first drawn token with no child).
 
     With draws from the target this is exact for any tree and any way of drawing. Nothing is drawn behind a token that
-    ends the text: rules have no say there.
+    ends the text, since rules have no say there, or behind nodes from `seen` on, which the model has not looked at.
     """
     path: list[int] = []
     node = -1
     while True:
         token = draw(node)
         child = next((i for i in tree.children(node) if tree.tokens[i] == token), None)
-        if child is None or ends(token):
+        if child is None or ends(token) or (seen is not None and child >= seen):
             return path, token
         node = child
         path.append(node)

@@ -64,6 +64,27 @@ class DraftModel:
         self._certain = len(context)
         self.odds[-1] = self._shape(out.logits[0], -1, told)
 
+    def follow(self, context: list[int]) -> bool:
+        """Keep what was grown below the text's new tokens, if they are nodes that the cache has read in one line.
+
+        False: they are not, or nothing is known there; then the tree must be begun again."""
+        node, line = -1, self._line
+        for depth, token in enumerate(context[self._certain :]):
+            if depth >= len(line) or self.parents[line[depth]] != node or self.tokens[line[depth]] != token:
+                return False
+            node = line[depth]
+        if node not in self.odds:
+            return False
+        self._certain = len(context)
+        below = [n for n in range(len(self.tokens)) if n > node and node in [-1, *self.path(n)]]
+        new = {node: -1, **{n: i for i, n in enumerate(below)}}
+        base = self.chance[node] if node >= 0 else 1.0
+        self._line = [new[n] for n in line if n in below]
+        self.odds = {new[n]: q for n, q in self.odds.items() if n in new}
+        self.tokens, self.chance = [self.tokens[n] for n in below], [self.chance[n] / base for n in below]
+        self.parents = [new[self.parents[n]] for n in below]
+        return True
+
     def add(self, parent: int, token: int) -> int:
         """A new node below `parent`, whose odds are known."""
         before = self.chance[parent] if parent >= 0 else 1.0
