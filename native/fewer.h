@@ -26,7 +26,11 @@ void fw_parallel(fw_task fn, void *ctx, long n_tiles);
 void fw_begin(void);
 void fw_end(void);
 
-int fw_threads(void);
+/* From now on this thread works alone (on = 1): its jobs do not use the pool and do not wait for it, so two threads can
+ * each run a model. 0 = back to the pool. Not inside an operation. -1 = no memory. */
+int fw_alone(int on);
+
+int fw_threads(void); /* of the caller: 1 for a thread that works alone */
 void fw_set_threads(int n); /* clamped to 1..FW_MAX_THREADS; waits for work in flight */
 
 /* Grow-only scratch, 64-byte aligned, private to (worker, slot); contents survive until a larger request for the same

@@ -24,6 +24,14 @@ static PyObject *py_threads(PyObject *self, PyObject *none) {
     return PyLong_FromLong(fw_threads());
 }
 
+static PyObject *py_alone(PyObject *self, PyObject *arg) {
+    (void)self;
+    int on = PyObject_IsTrue(arg);
+    if (on < 0) return NULL;
+    if (fw_alone(on) != 0) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyObject *py_set_isa(PyObject *self, PyObject *arg) {
     (void)self;
     long n = PyLong_AsLong(arg);
@@ -40,6 +48,7 @@ static PyObject *py_isa(PyObject *self, PyObject *none) {
 static PyMethodDef methods[] = {
     {"set_threads", py_set_threads, METH_O, "set_threads(n): threads of the pool, the caller included."},
     {"threads", py_threads, METH_NOARGS, "threads() -> int"},
+    {"alone", py_alone, METH_O, "alone(on): does this thread work by itself, beside the pool?"},
     {"set_isa", py_set_isa, METH_O, "set_isa(level) -> level in use: 0 plain C, 1 AVX2, 2 AVX-512 VNNI; for tests."},
     {"isa", py_isa, METH_NOARGS, "isa() -> (level in use, best level of this processor)"},
     {NULL, NULL, 0, NULL},

@@ -4,6 +4,7 @@
  * be read only after taking one of its tiles: the job cannot end before that tile is done. The caller works too and
  * waits for the count of finished tiles, never for a worker to wake up: one that sleeps on delays nobody.
  * One recursive lock serialises jobs, so several Python threads (or engines) may call at once.
+ * A thread that has gone alone takes no part in that: it runs its jobs itself, beside all others, with scratch of its own.
  * fork: the child starts with no workers and makes its own at the first job.
  * Not here: pinning, priorities, nested jobs, work stealing.
  */
@@ -33,7 +34,12 @@ static atomic_int stopping;
 
 static int wanted = 1, running = 0; /* threads asked for; workers alive (the caller is one thread, not counted) */
 static pthread_t workers[FW_MAX_THREADS];
-static struct { void *raw, *data; size_t bytes; } scratch[FW_MAX_THREADS + 1][16];
+typedef struct { void *raw, *data; size_t bytes; } memory;
+static memory scratch[FW_MAX_THREADS + 1][16];
+
+typedef struct { memory own[16], shared[16]; } lane;
+static _Thread_local lane *alone; /* this thread's scratch while it works alone, else NULL */
+static pthread_key_t lanes;       /* the same memory, kept until the thread ends */
 
 static void relax(void) {
 #if defined(__x86_64__)
@@ -107,17 +113,41 @@ static void after_fork_child(void) {
     atomic_store(&stopping, 0);
 }
 
+static void free_lane(void *p) {
+    lane *l = p;
+    for (int i = 0; i < 16; i++) free(l->own[i].raw), free(l->shared[i].raw);
+    free(l);
+}
+
 static void init(void) {
     make_locks();
+    pthread_key_create(&lanes, free_lane);
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }
 
 void fw_begin(void) {
+    if (alone != NULL) return;
     pthread_once(&once, init);
     pthread_mutex_lock(&op_lock);
 }
 
-void fw_end(void) { pthread_mutex_unlock(&op_lock); }
+void fw_end(void) {
+    if (alone == NULL) pthread_mutex_unlock(&op_lock);
+}
+
+int fw_alone(int on) {
+    pthread_once(&once, init);
+    lane *l = pthread_getspecific(lanes);
+    if (on && l == NULL) {
+        l = calloc(1, sizeof *l);
+        if (l == NULL || pthread_setspecific(lanes, l) != 0) {
+            free(l);
+            return -1;
+        }
+    }
+    alone = on ? l : NULL;
+    return 0;
+}
 
 static void wake_all(void) {
     if (atomic_load(&sleepers) == 0) return;
@@ -144,7 +174,7 @@ static void start_workers(void) {
     }
 }
 
-int fw_threads(void) { return wanted; }
+int fw_threads(void) { return alone != NULL ? 1 : wanted; }
 
 void fw_set_threads(int n) {
     n = n < 1 ? 1 : n > FW_MAX_THREADS ? FW_MAX_THREADS : n;
@@ -156,6 +186,10 @@ void fw_set_threads(int n) {
 
 void fw_parallel(fw_task fn, void *ctx, long n_tiles) {
     if (n_tiles <= 0) return;
+    if (alone != NULL) {
+        for (long i = 0; i < n_tiles; i++) fn(ctx, i, 0);
+        return;
+    }
     fw_begin();
     if (running < wanted - 1) start_workers();
     if (running == 0 || n_tiles == 1) {
@@ -178,17 +212,18 @@ void fw_parallel(fw_task fn, void *ctx, long n_tiles) {
 }
 
 void *fw_scratch(int worker, int slot, size_t bytes) {
-    if (scratch[worker][slot].bytes < bytes) {
-        free(scratch[worker][slot].raw);
+    memory *m = alone == NULL ? &scratch[worker][slot] : worker == FW_SHARED ? &alone->shared[slot] : &alone->own[slot];
+    if (m->bytes < bytes) {
+        free(m->raw);
         bytes += bytes / 4;
         void *raw = malloc(bytes + 64);
         if (raw == NULL) {
             fprintf(stderr, "fewer: out of memory (%zu bytes of scratch)\n", bytes);
             abort();
         }
-        scratch[worker][slot].raw = raw;
-        scratch[worker][slot].data = (void *)(((uintptr_t)raw + 63) & ~(uintptr_t)63);
-        scratch[worker][slot].bytes = bytes;
+        m->raw = raw;
+        m->data = (void *)(((uintptr_t)raw + 63) & ~(uintptr_t)63);
+        m->bytes = bytes;
     }
-    return scratch[worker][slot].data;
+    return m->data;
 }

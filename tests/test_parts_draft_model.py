@@ -164,3 +164,26 @@ def test_draws_without_replacement_follow_plackett_and_luce():
 def test_nothing_grown_is_the_empty_tree():
     assert DraftModel().tree(drawn=True) is EMPTY_TREE
     assert np.array_equal(DraftModel().tree().tokens, [])
+
+
+def test_the_tree_is_kept_where_the_text_followed_it():
+    """The rest of a line stays with its odds and is not read again; side branches and other texts are not kept."""
+    played, lane, t = Played(), DraftModel(), told()
+    assert not lane.follow(TEXT)
+    played.run(lane.begin(TEXT, t))
+    tip = -1
+    for token in (7, 8, 9):
+        tip = lane.add(tip, token)
+        played.run(lane.expand([tip], t))
+    last = lane.add(tip, 10)
+    assert not lane.follow([*TEXT, 7, 5]) and lane.follow([*TEXT, 7])
+    assert lane.tokens == [8, 9, 10] and lane.parents == [-1, 0, 1]
+    for node, path in ((-1, [7]), (0, [7, 8]), (1, [7, 8, 9])):
+        assert torch.allclose(lane.odds[node], alone(TEXT + path), atol=1e-9)
+    fed = len(played.fed)
+    played.run(lane.expand([last - 1], t))
+    assert played.fed[fed:] == [[10]]
+    assert torch.allclose(lane.odds[2], alone([*TEXT, 7, 8, 9, 10]), atol=1e-9)
+    assert lane.follow([*TEXT, 7, 8, 9, 10]) and lane.tokens == []
+    played.run(lane.begin([*TEXT, 7, 8, 9, 10, 11], t))
+    assert played.fed[-1] == [11] and not played.rewound

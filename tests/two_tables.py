@@ -23,9 +23,9 @@ class Table:
     """`Target` whose probabilities come from a function of the tokens so far."""
 
     def __init__(self, tree: Tree, p: Callable[..., torch.Tensor]) -> None:
-        self.tree, self.p, self.said = tree, p, list[int]()
+        self.tree, self.p, self.said, self.seen = tree, p, list[int](), len(tree)
 
-    def probs(self, node: int) -> torch.Tensor:
+    def probs(self, node: int, soft: bool = False) -> torch.Tensor:
         path = []
         while node >= 0:
             path.append(int(self.tree.tokens[node]))

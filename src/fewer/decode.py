@@ -37,7 +37,7 @@ def decode(req: Request, horizon: Callable[[], int | None]) -> Work:
         tree = EMPTY_TREE
         if req.told.decoding:
             tree = yield from draft(req, context, horizon())
-        new = yield from advance(req, pending, at, tree)
+        new = yield from advance(req, pending, at, tree, ahead(req, context, tree))
         context += new
         at += len(pending) + len(new) - 1
         if req.seams.propose is not None:
@@ -92,11 +92,20 @@ def draft(req: Request, context: list[int], horizon: int | None) -> Work:
     return tree.trimmed(limit)
 
 
-class Verdict:
-    """What one forward says about a draft: `Target` for the methods. `base` = output row of the certain token."""
+def ahead(req: Request, context: list[int], tree: Tree) -> Work | None:
+    """What the drafter does while the main model looks at `tree`."""
+    propose, limit = req.seams.propose, req.max_tokens - len(req.tokens) - 1
+    if propose is None or limit <= 0:
+        return None
+    return propose.ahead(context, tree, limit, req.told, req.told.of(propose), req.sampler.rng)
 
-    def __init__(self, req: Request, out: Out, base: int, first: int) -> None:
-        self._req, self._out, self._base, self._first = req, out, base, first
+
+class Verdict:
+    """What one forward says about a draft of `seen` nodes: `Target` for the methods. `base` = output row of the certain
+    token."""
+
+    def __init__(self, req: Request, out: Out, base: int, first: int, seen: int) -> None:
+        self._req, self._out, self._base, self._first, self.seen = req, out, base, first, seen
 
     @property
     def logits(self) -> torch.Tensor:
@@ -116,15 +125,16 @@ class Verdict:
     def ends(self, token: int) -> bool:
         return token in self._req.sampler.stops
 
-    def probs(self, node: int) -> torch.Tensor:
-        return self._req.sampler.weights(self.logits[node + 1], self._req.told)
+    def probs(self, node: int, soft: bool = False) -> torch.Tensor:
+        return self._req.sampler.weights(self.logits[node + 1], self._req.told, soft=soft)
 
     def push(self, token: int) -> None:
         self._req.sampler.push(token, self._req.told)
 
 
-def advance(req: Request, pending: list[int], at: int, tree: Tree) -> Work:
-    """One forward over the certain tokens and a draft; emits at least one token and commits what stands."""
+def advance(req: Request, pending: list[int], at: int, tree: Tree, beside: Work | None = None) -> Work:
+    """One forward over the certain tokens and a draft; emits at least one token and commits what stands. beside: what
+    other models do meanwhile."""
     rows = chain_then_tree(pending, tree, at)
     n, told, propose, accept = len(pending), req.told, req.seams.propose, req.seams.accept
     if accept is not None and accept.exact and told.greedy:
@@ -134,13 +144,15 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree) -> Work:
     told_logits = propose is not None and "logits" in propose.needs
     greedy = every is None and req.sampler.plain_greedy and accept is None and not told_logits
     taps = frozenset[str]().union(*(m.taps for m in (propose, accept) if m is not None))
-    out = yield Forward(rows, want, greedy=greedy, taps=taps, stage="decode" if told.decoding else "prefill")
-    verdict = Verdict(req, out, 0 if every is None else n - 1, n - 1)
+    stage = "decode" if told.decoding else "prefill"
+    out = yield Forward(rows, want, greedy=greedy, taps=taps, stage=stage, beside=beside)
+    verdict = Verdict(req, out, 0 if every is None else n - 1, n - 1, len(tree))
     started = len(told.generated)
     if accept is None:
         path, bonus = follow(tree, verdict.draw, verdict.ends)
     else:
-        path, bonus = accept.walk(tree, verdict, req.sampler.rng, told, told.of(accept))
+        drafts = tree if propose is None else propose.grown(tree, told, told.of(propose))
+        path, bonus = accept.walk(drafts, verdict, req.sampler.rng, told, told.of(accept))
     new = [int(tree.tokens[i]) for i in path] + [bonus]
     if told.generated[started:] != new:
         raise ValueError(f"{type(accept).__name__} must push the tokens that stand, once each, in order")

@@ -213,6 +213,8 @@ class Engine:
             req.told.encode = partial(self.tokenizer.encode, bos=False)
         if req.detok is not None and beyond:
             req.text = req.detok.begin(beyond)
+        if self.beside is not None:
+            req.told.words = self.beside.words
         if seams.pure_prefix and share_prefix:
             found = self.prefixes.take(ids)
             if found is not None:

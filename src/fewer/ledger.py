@@ -50,6 +50,7 @@ class Ledger:
     seconds: dict[str, float] = field(default_factory=dict)
     timeline: list[tuple[int, int]] = field(default_factory=list)  # (tokens seen, KV bytes) after each step
     notes: list[str] = field(default_factory=list)
+    lanes: list[tuple[str, float, float]] = field(default_factory=list)  # (model, start, end) of overlapping forwards
 
     @property
     def forwards(self) -> int:
@@ -93,6 +94,11 @@ class Ledger:
         """Wall-clock seconds of one stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
+    def lane(self, model: str, start: float, end: float) -> None:
+        """A forward of a request whose models run beside each other; seconds by any one clock."""
+        if len(self.lanes) < TIMELINE_MAX:
+            self.lanes.append((model, start, end))
+
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
         """Times a block under `stage`."""
@@ -131,7 +137,9 @@ class Ledger:
         def tidy(x: float) -> float | int:
             return int(x) if float(x).is_integer() else x
 
-        own = {k: v for k, v in self.__dict__.items() if k not in ("models", "timeline", "seconds", "notes")}
+        apart = ("models", "timeline", "seconds", "notes", "lanes")
+        own = {k: v for k, v in self.__dict__.items() if k not in apart}
+        zero = min((start for _, start, _ in self.lanes), default=0.0)
         return {
             **own,
             "forwards": self.forwards,
@@ -145,4 +153,5 @@ class Ledger:
             "seconds": {k: round(v, 6) for k, v in self.seconds.items()},
             "timeline": [list(t) for t in self.timeline],
             "notes": list(self.notes),
+            "lanes": [[model, round(a - zero, 6), round(b - zero, 6)] for model, a, b in self.lanes],
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,11 +20,14 @@ from fewer.decode import decode
 from fewer.errors import BadRequest
 from fewer.kv.store import Store
 from fewer.kv.view import View
-from fewer.models.decoder import Decoder
+from fewer.lanes import Lanes, Timed, timed
+from fewer.models.decoder import Decoder, Spent
 from fewer.plan import PLAIN, label
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Retain, Rewind, Work
 from fewer.types import Group, Out, Step, Told
+
+Run = tuple[list[Out], list[Spent]]
 
 
 class HeldBy:
@@ -45,13 +49,17 @@ class HeldBy:
 
 @dataclass
 class Live:
-    """A request, its coroutine, and the forward it waits for. aside: what a Retain method runs before it evicts."""
+    """A request, its coroutine, and the forward it waits for. aside: what a Retain method runs before it evicts.
+
+    lane: it is no request of its own but runs beside a forward of one, on other models; over: such a one has ended."""
 
     req: Request
     work: Work
     ask: Forward | None = None
     reply: Out | None = None
     aside: Work | None = None
+    lane: bool = False
+    over: bool = False
 
     @property
     def current(self) -> Work:
@@ -78,6 +86,7 @@ class Runner:
         self.forwards: Counter[str] = Counter() if forwards is None else forwards
         self.waiting: deque[Request] = deque()
         self.live: list[Live] = []
+        self._lanes: Lanes | None = None
 
     def add(self, req: Request) -> None:
         """Queue a request. Raises BadRequest if a method uses a model that is not there or drafts more than a forward
@@ -110,6 +119,7 @@ class Runner:
             req.told.n_layers = self.models["main"].spec.n_layers
             req.told.windows = self.models["main"].spec.windows
             req.told.vocab = self.models["main"].spec.vocab
+            req.told.near = self.models["main"].neighbours
             run = decode if req.seams.strategy is None else req.seams.strategy.run
             self.live.append(Live(req, run(req, partial(self.horizon, req))))
         for one in list(self.live):
@@ -176,6 +186,9 @@ class Runner:
     def _end(self, one: Live) -> None:
         one.current.close()
         one.work.close()
+        if one.lane:
+            one.over = True
+            return
         req = one.req
         req.ledger.generated_tokens = len(req.tokens)
         if req.seqs:
@@ -219,9 +232,9 @@ class Runner:
             seams = req.seams if model == "main" and req.kept is not None else PLAIN
             groups.append(Group(req.seqs[model], ask.rows, seams, told, ask.want, ask.watch))
         greedy = all(a.greedy or a.want is None for a in asks)
-        start = time.perf_counter()
+        forward = partial(decoder.forward, Step(groups, asks[0].stop, asks[0].taps, greedy), store)
         try:
-            outs, spent = decoder.forward(Step(groups, asks[0].stop, asks[0].taps, greedy), store)
+            (outs, spent), start, end = self._beside(model, forward, batch)
         except (
             Exception
         ) as e:  # whose it was cannot be told, and the methods' states are half a step on: all of them end
@@ -229,7 +242,6 @@ class Runner:
                 one.req.error, one.req.finish_reason = e, "error"
                 self._end(one)
             return
-        elapsed = time.perf_counter() - start
         self.forwards[model] += 1
         for one, ask, out, cost in zip(batch, asks, outs, spent):
             led = one.req.ledger
@@ -238,11 +250,37 @@ class Runner:
             )
             if model == "main":
                 led.computed_tokens += cost.rows
-            led.spend(ask.stage, elapsed)
+            led.spend(ask.stage, end - start)
+            if one.lane or ask.beside is not None:
+                led.lane(model, start, end)
             if out.logits is not None and ask.greedy:
                 out.tokens, out.logits = out.logits.argmax(-1).cpu().numpy(), None
             one.ask, one.reply = None, out
-            self._settle(one, model, ask)
+            if one.req.error is not None:  # of what ran beside it
+                self._end(one)
+            else:
+                self._settle(one, model, ask)
+
+    def _beside(self, model: str, forward: Callable[[], Run], batch: list[Live]) -> Timed[Run]:
+        """A forward, and what its requests do on other models meanwhile."""
+        lanes = [Live(o.req, o.ask.beside, lane=True) for o in batch if o.ask is not None and o.ask.beside is not None]
+        if not lanes:
+            return timed(forward)
+        if self._lanes is None:
+            self._lanes = Lanes(self.models.values())
+        return self._lanes.run(forward, partial(self._drive, lanes, model))
+
+    def _drive(self, lanes: list[Live], busy: str) -> None:
+        """Run lanes to their ends, together. Raises RuntimeError if one asks for the model that is busy."""
+        while lanes:
+            for one in lanes:
+                if one.ask is None:
+                    self._advance(one)
+            lanes = [one for one in lanes if not one.over]
+            for model in {one.ask.model for one in lanes if one.ask is not None}:
+                if model == busy:
+                    raise RuntimeError(f"what runs beside a forward of {busy!r} may not ask for another")
+                self._forward(model, self._batch([o for o in lanes if o.ask is not None and o.ask.model == model]))
 
     def _settle(self, one: Live, model: str, ask: Forward) -> None:
         """The coroutine answers a forward with its Commit; then the caches are maintained."""
@@ -261,7 +299,7 @@ class Runner:
             before, told.seen = told.seen, told.seen + len(commit.accepted)
             if model == "main" and req.kept is not None and one.aside is None:
                 self._maintain(one, before)
-            else:
+            elif not one.lane:  # beside a forward the main model's memory is in motion
                 req.ledger.kv(told.seen, self._bytes(req))
         except Exception as e:
             one.req.error, one.req.finish_reason = e, "error"

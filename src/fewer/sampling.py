@@ -78,10 +78,10 @@ class Sampler:
             and p.logprobs is None
         )
 
-    def weights(self, logits: torch.Tensor, told: Told, truncate: bool = True) -> torch.Tensor:
-        """logits (V,) -> probabilities (V,) after everything; one-hot when greedy and no rule draws by itself."""
+    def weights(self, logits: torch.Tensor, told: Told, truncate: bool = True, soft: bool = False) -> torch.Tensor:
+        """logits (V,) -> probabilities (V,) after everything; one-hot when greedy, unless soft or a rule draws by itself."""
         z = self._ruled(self._shaped(_wide(logits), told.generated), told)
-        if self.params.temperature == 0 and self._black is None:
+        if self.params.temperature == 0 and self._black is None and not soft:
             return torch.nn.functional.one_hot(z.argmax(), len(z)).to(z.dtype)
         return self._chances(z, truncate)
 

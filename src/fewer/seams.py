@@ -56,6 +56,7 @@ class Forward:
     greedy: bool = False
     watch: Watcher | None = None  # a transform that reads attention during its own pass
     stage: str = "decode"  # which line of the ledger's clock this belongs to
+    beside: Work | None = None  # runs on other models while this forward does; the answer comes when both are done
 
 
 @dataclass(frozen=True)
@@ -243,14 +244,18 @@ class Target(Protocol):
     """The main model's verdict on a draft tree. Node -1 is the certain token the tree hangs on.
 
     logits: (N + 1, V) the model's own, row node + 1 after each node, before penalties and rules.
+    seen: N, the nodes that the model has looked at; a tree may have more (Propose.grown).
     """
+
+    seen: int
 
     @property
     def logits(self) -> torch.Tensor: ...
     def hidden(self, tap: str) -> torch.Tensor: ...  # (N + 1, D) of a tap that was declared; rows as in logits
     def draw(self, node: int) -> int: ...  # sample there, after what was pushed, and push the token
     def ends(self, token: int) -> bool: ...  # the text ends with it
-    def probs(self, node: int) -> torch.Tensor: ...  # (V,) the processed distribution there, after what was pushed
+    def probs(self, node: int, soft: bool = False) -> torch.Tensor: ...  # (V,) the processed distribution there, after
+    # what was pushed; soft: of a greedy request too, at temperature 1, instead of one token for certain
     def push(self, token: int) -> None: ...  # a token stands: penalties and rules advance
 
 
@@ -286,6 +291,16 @@ class Propose(Method):
         """The same as a coroutine, for drafters that yield forwards of their own."""
         return self.guess(context, limit, told, state)
         yield
+
+    def ahead(self, context: list[int], tree: Tree, limit: int, told: Told, state: Any, rng: Rng) -> Work | None:
+        """What to do on models of its own while the main model looks at `tree` behind `context`; None = nothing. Asked
+        before every forward of the main model but those that read a prompt's first pieces."""
+        return None
+
+    def grown(self, tree: Tree, told: Told, state: Any) -> Tree:
+        """`tree` with what was drafted ahead behind it. The model has not seen those nodes: an acceptance rule may choose
+        the first of them, and the walk ends there."""
+        return tree
 
     def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Any) -> None:
         """With needs = {"logits"} or taps: what the model said about `tree`, of which `path` stands. Called before learn(),
@@ -326,7 +341,7 @@ class Accept(Method):
             target.push(token)
             return token
 
-        return follow(tree, draw, target.ends)
+        return follow(tree, draw, target.ends, target.seen)
 
 
 @dataclass(frozen=True)

@@ -99,18 +99,20 @@ class Tree:
         return Tree(self.tokens[keep], new[self.parent[keep]], q, chance, embeds, copies)
 
 
-def follow(tree: Tree, draw: Callable[[int], int], ends: Callable[[int], bool]) -> tuple[list[int], int]:
+def follow(
+    tree: Tree, draw: Callable[[int], int], ends: Callable[[int], bool], seen: int | None = None
+) -> tuple[list[int], int]:
     """Draw a token at each node and follow the child that holds it: (path, the first drawn token with no child).
 
     With draws from the target this is exact for any tree and any way of drawing. Nothing is drawn behind a token that
-    ends the text: rules have no say there.
+    ends the text, since rules have no say there, or behind nodes from `seen` on, which the model has not looked at.
     """
     path: list[int] = []
     node = -1
     while True:
         token = draw(node)
         child = next((i for i in tree.children(node) if tree.tokens[i] == token), None)
-        if child is None or ends(token):
+        if child is None or ends(token) or (seen is not None and child >= seen):
             return path, token
         node = child
         path.append(node)
@@ -142,6 +144,11 @@ def as_it_is(logits: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
     return torch.softmax(logits, dim=-1)
 
 
+def nobody(token: int, count: int) -> torch.Tensor:
+    """The neighbours of a token where no model is."""
+    return torch.zeros(0, dtype=torch.int64)
+
+
 @dataclass(slots=True)
 class Told:
     """What a request tells its methods: facts, never controls. One per request and model; a method's own
@@ -155,6 +162,8 @@ class Told:
     decoding: bool = False  # the whole prompt is committed
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
+    words: dict[str, Any] = field(default_factory=dict)  # model -> its tokenizer, where two models may differ in them
+    near: Callable[[int, int], torch.Tensor] = nobody  # (token, count) -> nearest by the main model's embeddings
     greedy: bool = False  # the request always takes the likeliest token
     expect: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = (
         as_it_is  # (a drafter's logits (V,), tokens drafted before) -> probabilities under the request's sampling

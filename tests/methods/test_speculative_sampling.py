@@ -4,46 +4,29 @@ import pytest
 import torch
 
 from fewer.methods.propose.drawn_lines import DrawnLines
+from fewer.testing.enumerate import distribution
 from fewer.testing.harness import generate
 from fewer.testing.rig import Rig
 from fewer.testing.tiny import tiny_model
+from fewer.types import Told
+from tests.two_tables import Table, lines, random_p
 
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
 SPECULATION = ["speculative-sampling:length=3"]
 
 
-class Head:
-    """A head whose logits are one row whatever comes in: a model that always says the same."""
-
-    def __init__(self, head, logits):
-        self.head, self._row = head, logits
-
-    def embed(self, tokens):
-        return self.head.embed(tokens)
-
-    def logits(self, x):
-        return self._row.expand(len(x), -1)
-
-    def argmax(self, x):
-        return self.logits(x).argmax(-1)
-
-
-def constant(logits):
-    model = tiny_model(vocab=len(logits), layers=1)
-    model.head = Head(model.head, torch.tensor(logits, dtype=torch.float64))
-    return model
-
-
 def test_tokens_a_forward_are_the_papers():
     """With acceptance rate a, a forward gives (1 - a^(n + 1)) / (1 - a) tokens on average; a = sum min(p, q)."""
-    p, q, n = [0.0, 1.0, 0.5, -1.0], [1.0, 0.0, 0.5, 0.0], 3
-    main, draft = constant(p), constant(q)
-    a = float(torch.minimum(torch.softmax(torch.tensor(p), 0), torch.softmax(torch.tensor(q), 0)).sum())
-    tokens, ledger = generate(
-        {"main": main, "draft": draft}, [1, 2], use=SPECULATION, max_tokens=1500, temperature=1.0, seed=1
-    )
-    forwards = ledger.models["main"].forwards - 1  # the prompt's
-    assert len(tokens) / forwards == pytest.approx((1 - a ** (n + 1)) / (1 - a), rel=0.05)
+    p, q, n = random_p(seed=1), random_p(seed=2, sharp=2.0), 3
+    a = float(torch.minimum(p, q).sum())
+
+    def tokens(rng):
+        tree = lines(lambda *path: q, 1, n)(rng)
+        path, _ = DrawnLines().judge().walk(tree, Table(tree, lambda *path: p), rng, Told(1), None)
+        return len(path) + 1
+
+    mean = sum(count * chance for count, chance in distribution(tokens).items())
+    assert mean == pytest.approx((1 - a ** (n + 1)) / (1 - a))
 
 
 def test_a_perfect_draft_model_is_always_right():

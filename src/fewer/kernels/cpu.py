@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,23 @@ def set_threads(n: int | None = None) -> int:
     if native is not None:
         native.set_threads(n)
     return n
+
+
+def threads() -> int:
+    """Threads the native kernels use; 1 without them."""
+    return 1 if native is None else native.threads()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """The calling thread runs its kernels by itself, beside the pool and other threads that do the same."""
+    if native is not None:
+        native.alone(True)
+    try:
+        yield
+    finally:
+        if native is not None:
+            native.alone(False)
 
 
 def features() -> dict[str, Any]:

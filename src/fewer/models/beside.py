@@ -42,6 +42,11 @@ class Beside:
         return all(a.name(i) == b.name(i) for i in range(shared))
 
     @property
+    def words(self) -> dict[str, Tokenizer]:
+        """Both vocabularies, by the models' names in the engine."""
+        return {"main": self.main.tokenizer, "draft": self.draft.tokenizer}
+
+    @property
     def warnings(self) -> list[str]:
         """What the user should know about the pair, a sentence each."""
         main, draft = self.main.spec.row_weights, self.draft.spec.row_weights

@@ -19,6 +19,7 @@ from fewer.attend.step import Attention
 from fewer.kv.store import Store
 from fewer.models.angles import Angles, Turn
 from fewer.models.layers import Block, Head, Stack
+from fewer.models.neighbours import Neighbours
 from fewer.models.routing import Router
 from fewer.models.spec import Spec
 from fewer.types import Group, Out, Step
@@ -49,6 +50,7 @@ class Decoder:
     ) -> None:
         self.spec, self.blocks, self.head, self.dtype, self.device = spec, blocks, head, dtype, device
         self.kv_dtype, self.stack = kv_dtype or dtype, stack
+        self.neighbours = Neighbours(head, spec.vocab)
         self.angles = Angles(spec, dtype if dtype in (torch.float32, torch.float64) else torch.float32, device)
 
     @property

@@ -150,6 +150,11 @@ class Tokenizer:
         """A token as the vocabulary writes it, "" for None: what templates call bos_token and eos_token."""
         return "" if token_id is None else self.backend.id_to_token(token_id) or ""
 
+    def control(self, name: str) -> int | None:
+        """The control token that the vocabulary writes so, if there is one."""
+        found = self.backend.token_to_id(name)
+        return found if found in self.special else None
+
 
 class Detokenizer:
     """Ids of one answer -> text, piece by piece; a piece never ends inside a UTF-8 character. O(1) per token.

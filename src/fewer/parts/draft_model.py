@@ -32,6 +32,7 @@ class DraftModel:
     """One request's draft model and the tree being grown. Node -1 is the certain token."""
 
     model: str = "draft"
+    own_words: bool = False  # its vocabulary is not the target's: odds are its own probabilities, sampling left out
     odds: dict[int, torch.Tensor] = field(default_factory=dict)  # node -> (V,) what may follow it
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -41,9 +42,12 @@ class DraftModel:
     _line: list[int] = field(default_factory=list)  # nodes in the cache behind them
 
     def begin(self, context: list[int], told: Told) -> Work:
-        """Read what is new of `context`; odds[-1] is what may follow. One forward, more for a long prompt."""
+        """Read what `context` does not share with what was read; odds[-1] is what may follow. One forward, more for a
+        long prompt."""
         self.odds, self.tokens, self.parents, self.chance, self._line = {}, [], [], [], []
         at = min(self._certain, len(context) - 1)
+        if self._read[:at] != context[:at]:
+            at = 0
         while at < min(len(self._read), len(context) - 1) and self._read[at] == context[at]:
             at += 1
         yield from self._cut(at)
@@ -59,6 +63,27 @@ class DraftModel:
         self._read = list(context)
         self._certain = len(context)
         self.odds[-1] = self._shape(out.logits[0], -1, told)
+
+    def follow(self, context: list[int]) -> bool:
+        """Keep what was grown below the text's new tokens, if they are nodes that the cache has read in one line.
+
+        False: they are not, or nothing is known there; then the tree must be begun again."""
+        node, line = -1, self._line
+        for depth, token in enumerate(context[self._certain :]):
+            if depth >= len(line) or self.parents[line[depth]] != node or self.tokens[line[depth]] != token:
+                return False
+            node = line[depth]
+        if node not in self.odds:
+            return False
+        self._certain = len(context)
+        below = [n for n in range(len(self.tokens)) if n > node and node in [-1, *self.path(n)]]
+        new = {node: -1, **{n: i for i, n in enumerate(below)}}
+        base = self.chance[node] if node >= 0 else 1.0
+        self._line = [new[n] for n in line if n in below]
+        self.odds = {new[n]: q for n, q in self.odds.items() if n in new}
+        self.tokens, self.chance = [self.tokens[n] for n in below], [self.chance[n] / base for n in below]
+        self.parents = [new[self.parents[n]] for n in below]
+        return True
 
     def add(self, parent: int, token: int) -> int:
         """A new node below `parent`, whose odds are known."""
@@ -113,6 +138,8 @@ class DraftModel:
 
     def _shape(self, logits: torch.Tensor, node: int, told: Told) -> torch.Tensor:
         """The request's probabilities over the target's vocabulary; padding rows of either embedding are no tokens."""
+        if self.own_words:
+            return torch.softmax(logits, -1)
         if told.vocab and len(logits) != told.vocab:
             whole = logits.new_full((told.vocab,), float("-inf"))
             n = min(len(logits), told.vocab)

@@ -61,7 +61,11 @@ def pair(a: Subject, b: Subject) -> None:
         for got, want in zip(rig.play(rig.models(), requests, max_rows=40), first):
             same_text(got, want, f"the pair in a batch, prompt of {len(want.req.prompt)}")
     for harmless, other in ((a, b), (b, a)):
-        if "lossless" in harmless.claims:
+        judged = (harmless.seam, other.seam) == (
+            "propose",
+            "accept",
+        )  # what a lossy rule lets stand depends on the draft
+        if "lossless" in harmless.claims and not (judged and "lossy" in other.claims):
             for got, prompt in zip(first, PROMPTS):
                 want = _by_itself(other, prompt)
                 same_text(got, want, f"{harmless.name} is lossless, but beside it {other.name} says something else")
