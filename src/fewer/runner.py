@@ -206,7 +206,9 @@ class Runner:
             return
         elapsed = time.perf_counter() - start
         self.forwards[model] += 1
+        total = sum(len(a.rows) for a in asks)
         for one, ask, out, cost in zip(batch, asks, outs, spent):
+            out.rows, out.groups, out.seconds = total, len(batch), elapsed
             led = one.req.ledger
             led.forward(
                 model, decoder.spec.n_layers, cost.rows, cost.layers_run, cost.layers_skipped, cost.entries_read

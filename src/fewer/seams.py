@@ -236,7 +236,11 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Propose(Method):
-    """Drafts: token trees that hang on the last certain token."""
+    """Drafts: token trees that hang on the last certain token.
+
+    It may be asked at any step or at none, and of its draft only a part may be verified (pace.py): what is new is told by
+    `context`, and what was verified by the tree that feedback() gets. It is told of every token, asked or not.
+    """
 
     seam: ClassVar[str] = "propose"
     taps: ClassVar[frozenset[str]] = frozenset()  # hidden states of the main model that feedback() reads

@@ -17,7 +17,9 @@ import torch
 
 from fewer.kernels.native import native
 from fewer.models.decoder import Decoder
-from fewer.models.spec import Spec
+from fewer.models.size import row_macs, weight_bytes
+
+__all__ = ["Ceilings", "ceilings", "kv_bytes", "limited_by", "row_macs", "weight_bytes"]
 
 BUFFER = 1 << 30  # bytes
 SIDE = 1024  # of the square matrices torch multiplies
@@ -59,24 +61,11 @@ def _rate(work: Callable[[], object], amount: float, rounds: int) -> float:
     return amount / best
 
 
-def weight_bytes(decoder: Decoder) -> int:
-    """Bytes of the matrices that every forward reads: all layers and the output head."""
-    layers = sum(w.nbytes for block in decoder.blocks for w in block.w.values())  # type: ignore[attr-defined]
-    return layers + decoder.head.proj.nbytes  # type: ignore[attr-defined]
-
-
 def kv_bytes(decoder: Decoder, context: int) -> int:
     """Bytes of keys and values that one row at `context` reads, sliding windows counted as what they let through."""
     spec = decoder.spec
     entries = sum(context if w is None else min(context, w) for w in spec.windows)
     return entries * spec.n_kv_heads * spec.head_dim * 2 * decoder.kv_dtype.itemsize
-
-
-def row_macs(spec: Spec, head: bool = True) -> int:
-    """Multiply-adds a row: the weights of the matrices it passes; head=False for prompt rows whose logits nobody needs."""
-    attention = (2 * spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim * spec.d_model
-    layers = spec.n_layers * (attention + 3 * spec.d_model * spec.d_ff)
-    return layers + (spec.vocab * spec.d_model if head else 0)
 
 
 def limited_by(of_memory: float, of_compute: float) -> str:

@@ -37,6 +37,9 @@ Dtype = Annotated[
 ]
 Weights = Annotated[str, typer.Option("--weights", help="Pack dense weights on load: int8 or int4.")]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads. Default: one a physical core.")]
+Guard = Annotated[
+    bool, typer.Option("--guard/--no-guard", help="Draft only as much as pays, or all a drafter has to offer.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No ledger on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
