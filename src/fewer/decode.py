@@ -128,7 +128,7 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree) -> Work:
     stand = len(new) - 1
     feedback(req, tree, path[:stand], verdict)
     req.ledger.constraint_checks = req.sampler.checks
-    verified(req, tree, path[:stand], out)
+    verified(req, tree, new, out)
     accepted = np.concatenate([np.arange(n), n + np.asarray(path[:stand], dtype=np.int64)])
     _tell_logits(req, rows, out, accepted)
     yield Commit(accepted)

@@ -65,13 +65,13 @@ def feedback(req: Request, tree: Tree, path: list[int], target: Target) -> None:
         _informed(req, time.perf_counter() - start)
 
 
-def verified(req: Request, tree: Tree, path: list[int], out: Out) -> None:
-    """Write down what became of a draft."""
+def verified(req: Request, tree: Tree, new: list[int], out: Out) -> None:
+    """Write down what became of a draft: the text goes on with `new`, one token more than stands."""
     if len(tree):
-        req.ledger.draft(tree.depth()[tree.tokens >= 0].tolist(), len(path))
+        req.ledger.draft(tree.depth()[tree.tokens >= 0].tolist(), len(new) - 1)
     if req.propose is not None and req.pace is not None and req.told.decoding:
         with req.ledger.clock("draft"):
-            req.pace.heard(tree, path, out)
+            req.pace.heard(tree, new, out)
 
 
 def learn(req: Request, context: list[int], new: list[int]) -> None:

@@ -5,9 +5,9 @@ those nodes are verified, likeliest first, that make the most of
 
     worth = value * sum of P(node) - (C(1 + nodes) - C(1))            value = 1 / tokens got lately per C(1) spent
 
-P comes from parts/acceptance.py, C from costs.py. Dividing by the
+P comes from parts/chances.py, C from costs.py. Dividing by the
 rate that is reached anyway is what makes the sum of many drafts, not each one alone, as fast as can be. How deep a
-drafter may go is decided likewise before it drafts, if drafting itself costs. In a batch C is that of all rows together.
+drafter may go is decided likewise before it drafts, if it runs a forward a level. In a batch C is that of all rows together.
 
 The guard keeps the account: tokens gained, less rows and drafting at their price. When it has fallen SLACK below its
 best, the drafter rests for a number of tokens that doubles every time; then one small draft after the other is tried
@@ -32,14 +32,13 @@ import numpy as np
 
 from fewer.costs import Costs
 from fewer.ledger import Ledger
-from fewer.parts.acceptance import Acceptance, Reach
+from fewer.parts.chances import Acceptance, Reach
 from fewer.types import EMPTY_TREE, Out, Tree
 
 SLACK, RETRY = 0.75, 0.25  # forwards that may be lost before the drafter rests: at first, and at every later try
 SHARE = 0.1  # of what was gained that may be lost besides
 BOUND = 0.01  # of all tokens: net loss of the whole request, in forwards, beyond which it rests as long as it takes
 REST, LONGEST = 8, 512  # tokens of the first rest, and of any
-PATIENCE = 8  # drafts found not worth a row before one is tried all the same; doubles
 DEAR = 0.01  # upkeep, in forwards a token, that a drafter which fails again and again may cost
 DEEPEST = 32  # levels considered for drafters whose drafting costs
 MEMORY = 0.97  # of the rate, a forward
@@ -59,11 +58,14 @@ class Pace:
         self._total, self._emitted = 0.0, 0  # the account of the whole request; tokens
         self._rest, self._pause, self._slack = 0, REST, SLACK
         self._asked = self._resting = self._set_up = False
-        self._drafting = 0.0  # what the draft under way has cost
-        self._a_level, self._width = 0.0, 1.0  # drafting a level; nodes a level
-        self._declined, self._patience = 0, PATIENCE
+        self._drafting, self._forwards = 0.0, 0  # what the draft under way has cost, and its forwards
+        self._drafted = 0, 0  # its nodes and levels
+        self._a_draft, self._a_level, self._width = (
+            0.0,
+            0.0,
+            1.0,
+        )  # what one level costs and any other adds; nodes a level
         self._upkeep = 0.0
-        self._keep = np.zeros(0, np.int64)
         self.retired = False
 
     # ------------------------------------------------------------------ before and after a draft
@@ -76,7 +78,7 @@ class Pace:
         if self._a_level > 0.005:
             n = min(limit, DEEPEST)
             worth = [0.0] + [
-                self._value() * total - self._rows(math.ceil(self._width * d)) - self._a_level * d
+                self._value() * total - self._rows(math.ceil(self._width * d)) - self._a_draft - self._a_level * (d - 1)
                 for d, total in enumerate(np.cumsum(self._reach.levels(n)).tolist(), 1)
             ]
             deep = max(range(n + 1), key=worth.__getitem__)
@@ -90,6 +92,7 @@ class Pace:
 
     def forward(self, model: str, rows: int, share: float) -> None:
         """The drafter ran so many rows through a share of a model's layers."""
+        self._forwards += 1
         if not self._timed:
             self._drafting += self._weigh(model) * share * self._costs(rows)
 
@@ -100,62 +103,52 @@ class Pace:
 
     def cut(self, tree: Tree) -> Tree:
         """The nodes of a draft that are worth a row."""
-        n = len(tree)
-        self._keep = np.arange(n)
-        if not n or not self._timed:
-            return tree
         p = self._acceptance.chances(tree)
+        self._drafted = len(tree), int(tree.depth().max(initial=-1)) + 1
+        if not self._timed:
+            return tree
         order = sorted(np.flatnonzero(tree.tokens >= 0).tolist(), key=lambda i: -p[i])
         if not order:
             return tree
         extra, owner = _soft(tree)
         value, total, rows = self._value(), 0.0, extra[-1]
         best, taken = 0.0, 0
-        trying = self._trying or self._declined >= self._patience
         for k, i in enumerate(order, 1):
             total += p[i]
             rows += 1 + extra[i]
             worth = value * total - self._rows(rows)
-            if worth > best or (k == 1 and trying):
+            if worth > best:
                 best, taken = worth, k
         if not taken:
-            self._declined += 1
             self._ledger.drafts_declined += 1
             return EMPTY_TREE
-        if self._declined >= self._patience:
-            self._patience *= 2
-        self._declined = 0
         kept = {-1, *order[:taken]}
-        self._keep = np.array([i for i in range(n) if (owner[i] if tree.tokens[i] < 0 else i) in kept])
-        return tree.only(self._keep)
+        return tree.only(np.array([i for i in range(len(tree)) if owner[i] in kept]))
 
-    def heard(self, tree: Tree, path: list[int], out: Out) -> None:
-        """The forward over `tree` is done and `path` stands."""
-        stood, rows = len(path), len(tree)
-        self._emitted += 1 + stood
+    def heard(self, tree: Tree, new: list[int], out: Out) -> None:
+        """The forward over `tree` is done and the text goes on with `new`, one token more than what stands."""
+        stood, rows = len(new) - 1, len(tree)
+        self._emitted += len(new)
         if self._timed:
             self._costs.heard(out.rows, out.seconds)
             self._others, self._groups = out.rows - 1 - rows, out.groups
         worth, cost = self._one(), self._rows(rows) + (self._drafting if self._set_up else 0.0)
         self._tokens = MEMORY * self._tokens + 1 + stood
         self._spent = MEMORY * self._spent + 1 + cost / worth
-        if rows:
-            deep = int(tree.depth().max()) + 1
-            if self._timed:
-                self._acceptance.heard(tree, self._keep, path)
-            self._reach.heard(deep, stood)
-            if stood:
-                self._patience = PATIENCE
-            if self._set_up:
-                self._a_level += 0.3 * (self._drafting / deep - self._a_level)
-            self._width += 0.3 * (rows / deep - self._width)
+        self._reach.heard(*self._acceptance.heard(new))
+        nodes, deep = self._drafted
+        if deep and self._set_up:
+            level = self._drafting / self._forwards if self._forwards > 1 else 0.0
+            self._a_level += 0.3 * (level - self._a_level)
+            self._a_draft += 0.3 * (self._drafting - level * (deep - 1) - self._a_draft)
+            self._width += 0.3 * (nodes / deep - self._width)
         if self._asked:
             self._set_up = True
             self._watch(worth * stood - cost)
         elif self._resting:
             self._rest -= 1
             self._ledger.guard_tokens += 1
-        self._drafting = 0.0
+        self._drafting, self._forwards, self._drafted = 0.0, 0, (0, 0)
 
     def kept_informed(self, seconds: float) -> None:
         """What it took to tell the drafter about the last tokens."""

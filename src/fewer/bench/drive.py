@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,11 +26,11 @@ class Peer:
     peak_mb: float = 0.0
     seen: dict[str, list[float]] = field(default_factory=dict)
 
-    def ask(self, prompts: list[list[int]], new: int) -> dict[str, float]:
-        """One job. Raises RuntimeError, with the engine's last words, if it died."""
+    def ask(self, prompts: list[list[int]], new: int, **more: Any) -> dict[str, Any]:
+        """One job; `more` as the engine knows it. Raises RuntimeError, with the engine's last words, if it died."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({"prompts": prompts, "new": new}) + "\n")
+            self.process.stdin.write(json.dumps({"prompts": prompts, "new": new, **more}) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass
@@ -60,9 +61,9 @@ class Peer:
         self.chatter.close()
 
 
-def launch(name: str, path: Path, threads: int) -> Peer:
-    """Start an engine and wait until its model is loaded. Raises RuntimeError if it cannot."""
-    command = [sys.executable, "-m", "fewer.bench.peers", name, str(path), str(threads)]
+def launch(name: str, path: Path, threads: int, module: str = "fewer.bench.peers", more: Sequence[str] = ()) -> Peer:
+    """Start an engine of a module like peers.py and wait until its model is loaded. Raises RuntimeError if it cannot."""
+    command = [sys.executable, "-m", module, name, str(path), str(threads), *more]
     chatter = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed with the peer)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, text=True, encoding="utf-8"

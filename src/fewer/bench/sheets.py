@@ -25,7 +25,7 @@ class Sheet:
 
 
 def sheets(result: dict[str, Any]) -> list[Sheet]:
-    """The tables of a result of speed.measure, methods.measure or quality.measure."""
+    """The tables of a result of the measure() of speed, methods, quality or speculation."""
     return [s for s in KINDS[result["what"]](result) if s.rows]
 
 
@@ -149,4 +149,12 @@ def quality(r: dict[str, Any]) -> list[Sheet]:
     return [Sheet("Packed weights beside float32", note, columns, [row])]
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {f.__name__: f for f in (speed, methods, quality)}
+def speculation(r: dict[str, Any]) -> list[Sheet]:
+    from fewer.bench.speculation_sheets import tables
+
+    return tables(r)
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
+    f.__name__: f for f in (speed, methods, quality, speculation)
+}

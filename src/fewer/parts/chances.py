@@ -6,7 +6,8 @@ r is what is believed beforehand: the drafter's own chance of the node over its 
 its rank among the siblings was found to be worth one level higher. `stood` counts nodes of the same kind whose parent
 stood and that stood too; `expected` is the sum of r over the same nodes, so a drafter that is too sure is scaled down
 and one that is too shy up. Kinds are bands of r, or (depth, rank); each is split once more by how the last draft went,
-because what can be foreseen comes in runs. Counts fade, so a text that changes is followed.
+because what can be foreseen comes in runs. Counts fade, so a text that changes is followed. A node need not have been
+verified to be counted: how the text really went on says whether it would have stood.
 Does not: read a clock. The same text and drafts give the same numbers.
 """
 
@@ -52,13 +53,12 @@ class Count:
 
 @dataclass(slots=True)
 class Acceptance:
-    """One request's estimate. `chances` judges a draft beforehand, `heard` is told what stood of it."""
+    """One request's estimate. `chances` judges a draft beforehand, `heard` is told how the text went on."""
 
     went: int = NOTHING
     _kinds: dict[tuple[int, int], tuple[Count, tuple[Count, Count, Count]]] = field(default_factory=dict)
-    _seen: list[tuple[float, Count, float, Count]] = field(
-        default_factory=list
-    )  # of the tree judged last, node by node
+    _draft: list[tuple[int, int, int]] = field(default_factory=list)  # judged last: parent, token, depth of each node
+    _seen: list[tuple[float, Count, float, Count]] = field(default_factory=list)  # and what it was judged by
 
     def chances(self, tree: Tree) -> np.ndarray:
         """(N,) the probability that a node stands; never above its parent's. 0 for soft nodes."""
@@ -89,17 +89,30 @@ class Acceptance:
             p = general.of(r)
             self._seen.append((r, general, p, special))
             out[i] = special.of(p) * (out[parent] if parent >= 0 else 1.0)
+        self._draft = list(zip(parents, tokens, depth))
         return np.array(out)
 
-    def heard(self, tree: Tree, keep: np.ndarray, path: list[int]) -> None:
-        """`path` of `tree` stands, whose nodes were the nodes `keep` of the tree judged last."""
-        stands = {-1, *path}
-        for i, parent in enumerate(tree.parent.tolist()):
-            if parent in stands and tree.tokens[i] >= 0:
-                r, general, p, special = self._seen[keep[i]]
-                general.add(r, i in stands)
-                special.add(p, i in stands)
-        self.went = NOTHING if not path else ALL if len(path) == tree.depth().max() + 1 else PART
+    def heard(self, new: list[int]) -> tuple[int, int]:
+        """The text went on with `new`: that says which nodes of the draft judged last are right, verified or not.
+
+        -> (levels of it that `new` reaches, levels that are right).
+        """
+        right, matched, deep = {-1}, 0, 0
+        for i, (parent, token, depth) in enumerate(self._draft):
+            deep = max(deep, depth + 1)
+            if parent in right and token >= 0 and depth < len(new):
+                stands = token == new[depth] and depth == matched
+                if stands:
+                    right.add(i)
+                    matched += 1
+                r, general, p, special = self._seen[i]
+                general.add(r, stands)
+                special.add(p, stands)
+        levels = min(deep, len(new))
+        if levels:
+            self.went = NOTHING if not matched else ALL if matched == levels else PART
+        self._draft = []
+        return levels, matched
 
     # ------------------------------------------------------------------ inside
     def _believed(self, depth: int, rank: int, known: list[float]) -> float:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewer.parts.acceptance import ALL, BANDS, CERTAIN, FADE, FIRST, NOTHING, PART, WEIGHT, Acceptance, Reach
+from fewer.parts.chances import ALL, BANDS, CERTAIN, FADE, FIRST, NOTHING, PART, WEIGHT, Acceptance, Reach
 from fewer.types import Tree
 
 
@@ -27,14 +27,14 @@ def trees(draw, chances: bool) -> Tree:
 
 @st.composite
 def histories(draw) -> list[tuple[Tree, list[int]]]:
-    """Drafts, and what stood of each."""
+    """Drafts, and how the text went on after each."""
     out, chances = [], draw(st.booleans())
     for _ in range(draw(st.integers(1, 8))):
-        tree, path, node = draw(trees(chances)), [], -1
+        tree, new, node = draw(trees(chances)), [], -1
         while len(below := np.flatnonzero(tree.parent == node)) and draw(st.booleans()):
             node = int(draw(st.sampled_from(below.tolist())))
-            path.append(node)
-        out.append((tree, path))
+            new.append(int(tree.tokens[node]))
+        out.append((tree, new if new and draw(st.booleans()) else [*new, 99]))
     return out
 
 
@@ -68,9 +68,16 @@ class Naive:
             out[i] = r, kind, p, special, whole
         return out
 
-    def hear(self, tree, path, judged):
+    def hear(self, tree, new, judged):
+        depth, path = tree.depth(), []
+        while len(path) < len(new):
+            tip = path[-1] if path else -1
+            right = [i for i in range(len(tree)) if tree.parent[i] == tip and tree.tokens[i] == new[len(path)]]
+            if not right:
+                break
+            path.append(right[0])
         for i, parent in enumerate(tree.parent.tolist()):
-            if parent == -1 or parent in path:
+            if (parent == -1 or parent in path) and depth[i] < len(new):
                 r, kind, p, special, _ = judged[i]
                 for k, believed in ((kind, r), (special, p)):
                     count = self.counts[k]
@@ -78,41 +85,37 @@ class Naive:
                     count[1] += believed
                     if count[1] > FADE:
                         self.counts[k] = [count[0] / 2, count[1] / 2]
-        deep = int(tree.depth().max()) + 1
-        self.went = NOTHING if not path else ALL if len(path) == deep else PART
+        known = min(int(depth.max()) + 1, len(new))
+        self.went = NOTHING if not path else ALL if len(path) == known else PART
+        return known, len(path)
 
 
 @given(histories())
 def test_the_formula(history):
     own, naive = Acceptance(), Naive()
-    for tree, path in history:
+    for tree, new in history:
         judged = naive.judge(tree)
         got = own.chances(tree)
         assert got == pytest.approx([judged[i][4] for i in range(len(tree))], abs=1e-12)
         above = np.where(tree.parent < 0, 1.0, got[tree.parent])
         assert (got <= above + 1e-12).all()
-        own.heard(tree, np.arange(len(tree)), path)
-        naive.hear(tree, path, judged)
+        assert own.heard(new) == naive.hear(tree, new, judged)
 
 
-def test_what_was_cut_off_is_not_counted():
-    """Only the verified nodes of a draft are evidence; `keep` says which they were."""
-    tree = Tree(np.arange(3), np.array([-1, -1, 0]), chance=np.array([0.9, 0.3, 0.8]))
-    whole, cut = Acceptance(), Acceptance()
-    for a, keep in ((whole, [0, 1, 2]), (cut, [1])):
-        for _ in range(10):
-            a.chances(tree)
-            a.heard(tree.only(np.array(keep)), np.array(keep), [])
-    assert whole.chances(tree)[0] < 0.2 < 0.85 < cut.chances(tree)[0]
-    assert cut.chances(tree)[1] == whole.chances(tree)[1] < 0.1
+def test_what_the_text_does_not_reach_is_not_counted():
+    """The text went on with one token, the first: of the second nothing is known."""
+    tree, a = Tree(np.arange(2), np.array([-1, 0]), chance=np.array([0.9, 0.3])), Acceptance()
+    for _ in range(10):
+        first, second = a.chances(tree)
+        assert a.heard([0]) == (1, 1)
+    assert first > 0.9 and second / first == pytest.approx(0.3 / 0.9)
+    assert a.heard([0]) == (0, 0)  # nothing was drafted since
 
 
 def test_soft_nodes_never_stand():
     a = Acceptance()
-    tree = Tree(np.array([4, -1, 5]), np.array([-1, -1, 0]))
-    assert a.chances(tree)[1] == 0.0
-    a.heard(tree, np.arange(3), [0, 2])
-    assert a.went == ALL
+    assert a.chances(Tree(np.array([4, -1, 5]), np.array([-1, -1, 0])))[1] == 0.0
+    assert a.heard([4, 5]) == (2, 2) and a.went == ALL
 
 
 @pytest.mark.parametrize("claimed", [0.3, 0.6, 0.96])
@@ -122,7 +125,7 @@ def test_finds_the_truth(claimed):
     tree = Tree(np.arange(1), np.array([-1]), chance=np.array([claimed]))
     for _ in range(400):
         a.chances(tree)
-        a.heard(tree, np.arange(1), [0] if rng.random() < 0.7 else [])
+        a.heard([0] if rng.random() < 0.7 else [1])
     assert a.chances(tree)[0] == pytest.approx(0.7, abs=0.15)
 
 
@@ -134,7 +137,7 @@ def test_runs_are_noticed():
         p = float(a.chances(tree)[0])
         if i > 200:
             seen[(i - 1) // 10 % 2 == 0].append(p)
-        a.heard(tree, np.arange(1), [0] if i // 10 % 2 == 0 else [])
+        a.heard([0] if i // 10 % 2 == 0 else [1])
     assert np.mean(seen[True]) > 0.75 and np.mean(seen[False]) < 0.35
 
 
