@@ -260,9 +260,7 @@ def sloppy(bug: str) -> Callable[[Request, Callable[[], int | None]], Work]:
             else:
                 new = next((new[: i + 1] for i, t in enumerate(new) if req.accept(t)), new)
             stand = len(new) - 1
-            req.ledger.drafted_tokens += len(tree)
-            req.ledger.accepted_tokens += stand
-            req.ledger.rejected_tokens += len(tree) - stand
+            req.ledger.draft(tree.depth().tolist(), stand)
             yield Commit(np.concatenate([np.arange(n), n + np.asarray(path[:stand], dtype=np.int64)]))
             context += new
             at += n + stand

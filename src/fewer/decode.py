@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from fewer.drafting import draft, feedback, learn, verified
 from fewer.errors import BadRequest
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Work
@@ -40,8 +41,7 @@ def decode(req: Request, horizon: Callable[[], int | None]) -> Work:
         new = yield from advance(req, pending, at, tree, ahead(req, context, tree))
         context += new
         at += len(pending) + len(new) - 1
-        if req.seams.propose is not None:
-            req.seams.propose.learn(context, new, req.told, req.told.of(req.seams.propose))
+        learn(req, context, new)
         if req.finish_reason is not None:
             return
         pending = new[-1:]
@@ -78,23 +78,9 @@ def piece(req: Request, at: int) -> int:
     return min(req.chunk, moment - at) if at < moment else req.chunk
 
 
-def draft(req: Request, context: list[int], horizon: int | None) -> Work:
-    """Ask the drafter for a tree that cannot outrun the text's limit or the cache's next maintenance."""
-    propose = req.seams.propose
-    if propose is None:
-        return EMPTY_TREE
-    limit = req.max_tokens - len(req.tokens) - 1
-    if horizon is not None:
-        limit = min(limit, horizon - 1)
-    if limit <= 0:
-        return EMPTY_TREE
-    tree = yield from propose.draft(context, limit, req.told, req.told.of(propose), req.sampler.rng)
-    return tree.trimmed(limit)
-
-
 def ahead(req: Request, context: list[int], tree: Tree) -> Work | None:
     """What the drafter does while the main model looks at `tree`."""
-    propose, limit = req.seams.propose, req.max_tokens - len(req.tokens) - 1
+    propose, limit = req.propose, req.max_tokens - len(req.tokens) - 1
     if propose is None or limit <= 0:
         return None
     return propose.ahead(context, tree, limit, req.told, req.told.of(propose), req.sampler.rng)
@@ -136,7 +122,7 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree, beside: Work 
     """One forward over the certain tokens and a draft; emits at least one token and commits what stands. beside: what
     other models do meanwhile."""
     rows = chain_then_tree(pending, tree, at)
-    n, told, propose, accept = len(pending), req.told, req.seams.propose, req.seams.accept
+    n, told, propose, accept = len(pending), req.told, req.propose, req.seams.accept
     if accept is not None and accept.exact and told.greedy:
         accept = None
     every = _all_rows_if_needed(req, len(rows))
@@ -164,13 +150,9 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree, beside: Work 
             break
     del told.generated[started + len(new) :]
     stand = len(new) - 1
-    if propose is not None and (told_logits or propose.taps):
-        propose.feedback(tree, path[:stand], verdict, told, told.of(propose))
+    feedback(req, tree, path[:stand], verdict)
     req.ledger.constraint_checks = req.sampler.checks
-    drafted = int((tree.tokens >= 0).sum())
-    req.ledger.drafted_tokens += drafted
-    req.ledger.accepted_tokens += stand
-    req.ledger.rejected_tokens += drafted - stand
+    verified(req, tree, new, out)
     accepted = np.concatenate([np.arange(n), n + np.asarray(path[:stand], dtype=np.int64)])
     _tell_logits(req, rows, out, accepted)
     yield Commit(accepted)

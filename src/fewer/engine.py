@@ -12,21 +12,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from fewer.card import cards
+from fewer.costs import NOMINAL, Costs, curve
 from fewer.errors import BadRequest, PromptTooLong
 from fewer.kv.prefix import PrefixCache
 from fewer.ledger import Ledger
 from fewer.models.beside import Beside
 from fewer.models.chat import ChatTemplate
 from fewer.models.decoder import Decoder
+from fewer.models.size import row_macs
 from fewer.models.tokenizer import Tokenizer
-from fewer.plan import PLAIN, Seams, plan
+from fewer.pace import Pace
+from fewer.plan import PLAIN, Seams, label, plan
 from fewer.request import Request
 from fewer.result import Result, Score, Stream
 from fewer.runner import Runner
@@ -71,7 +74,8 @@ class Engine:
     def generate(self, prompt: Prompt | Sequence[Prompt], *, n: int = 1, **options: Any) -> Any:
         """Run to the end. One prompt -> Result; n > 1 -> list of n; a list of prompts -> list (of lists when n > 1).
 
-        Options: use, max_tokens (None = the remaining context), raw, and every field of `Sampling`; see `_request`.
+        Options: use, max_tokens (None = the remaining context), raw, guard (False = every draft is asked for and verified
+        whole, even where it loses), and every field of `Sampling`; see `_request`.
         Raises BadRequest, PromptTooLong, UnknownMethod, BadKnob, CannotCombine.
         """
         if n < 1:
@@ -162,6 +166,7 @@ class Engine:
         forced: Sequence[bool] | None = None,
         chunk: int | None = None,
         share_prefix: bool = True,
+        guard: bool = True,
         on_progress: Callable[[int, int], None] | None = None,
         **sampling: Any,
     ) -> Request:
@@ -206,6 +211,7 @@ class Engine:
             forced=self._forced(ids, forced) if seams.transforms else None,
             chunk=chunk or self.chunk,
             on_progress=on_progress,
+            pace=self._pace(seams, ledger) if guard else None,
             max_context=None if seams.place else self.model.spec.max_context,
         )
         if self.tokenizer is not None:
@@ -223,6 +229,18 @@ class Engine:
             if seams.select is None:  # what was decoded under sparse reading is nobody else's prefix
                 req.on_end = self._remember
         return req
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What M rows cost beside one on this machine. The first plan that drafts has it timed, unless that was done before."""
+        return Costs(curve(self.model), timed=True)
+
+    def _pace(self, seams: Seams, ledger: Ledger) -> Pace | None:
+        """Who decides how much is drafted. No clock has a say where an Accept method may let drafts shape the text."""
+        if seams.propose is None:
+            return None
+        costs, one = self.costs if seams.accept is None else Costs(NOMINAL, timed=False), row_macs(self.model.spec)
+        return Pace(costs, lambda m: row_macs(self.models[m].spec) / one, ledger, label(seams.propose))
 
     def _start_from(self, req: Request, seq: int, length: int) -> None:
         """Let a request begin with `length` prompt tokens already in sequence `seq`."""

@@ -1,14 +1,14 @@
 """The ledger: what one run spent. The engine writes it; methods never do. `check()` asserts that it adds up.
 
 prompt = kept + dropped          (transforms drop)        kept = cached + computed prompt rows, or more when recomputed
-drafted = accepted + rejected
+drafted = accepted + rejected    (nodes verified, also level by level)
 rows x layers = layers_run + layers_skipped               (a row's attention and FFN are half a layer each)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +42,12 @@ class Ledger:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     rejected_tokens: int = 0
+    drafts: int = 0  # verified
+    drafts_declined: int = 0  # made, but not worth a row
+    guard_rests: int = 0  # how often a losing drafter was left alone for a while
+    guard_tokens: int = 0  # tokens emitted meanwhile
+    drafted_by_depth: list[int] = field(default_factory=list)
+    accepted_by_depth: list[int] = field(default_factory=list)
     constraint_checks: int = 0
     kv_bytes_peak: int = 0
     kv_bytes_end: int = 0
@@ -82,6 +88,20 @@ class Ledger:
         """KV bytes held inside a step, before the cache is cut or packed."""
         self.kv_bytes_peak = max(self.kv_bytes_peak, nbytes)
 
+    def draft(self, depths: Sequence[int], stood: int) -> None:
+        """One draft was verified: the depth of each of its nodes that is a token, and how many stand."""
+        self.drafts += bool(depths)
+        self.drafted_tokens += len(depths)
+        self.accepted_tokens += stood
+        self.rejected_tokens += len(depths) - stood
+        more = max(depths, default=-1) + 1 - len(self.drafted_by_depth)
+        self.drafted_by_depth += [0] * more
+        self.accepted_by_depth += [0] * more
+        for d in depths:
+            self.drafted_by_depth[d] += 1
+        for d in range(stood):
+            self.accepted_by_depth[d] += 1
+
     def kv(self, tokens: int, nbytes: int) -> None:
         """KV bytes held after a step. The timeline is thinned by half whenever it is full."""
         self.kv_peak(nbytes)
@@ -118,6 +138,10 @@ class Ledger:
             bad.append(
                 f"drafted {self.drafted_tokens} != accepted {self.accepted_tokens} + rejected {self.rejected_tokens}"
             )
+        for what in ("drafted", "accepted"):
+            total, levels = getattr(self, f"{what}_tokens"), getattr(self, f"{what}_by_depth")
+            if total != sum(levels):
+                bad.append(f"{what} {total} != {' + '.join(map(str, levels)) or 0} by depth")
         for name, m in self.models.items():
             if m.rows * m.n_layers != m.layers_run + m.layers_skipped:
                 bad.append(

@@ -10,6 +10,7 @@ from typing import Any
 
 from fewer.card import find
 from fewer.errors import BadKnob, CannotCombine
+from fewer.parts.merged import Merged
 from fewer.seams import SEAMS, Accept, Codec, Method, Pack, Propose, Retain, Route, Rule, Select, Strategy, Transform
 
 ONE_EACH = ("retain", "select", "codec", "route", "propose", "accept", "pack", "strategy")
@@ -138,11 +139,14 @@ def _check(name: str, key: str, value: Any, meta: Any) -> Any:
 
 
 def plan(use: Sequence[str | Method]) -> Seams:
-    """Methods (by 'name:knob=value' or as objects) -> Seams. Raises UnknownMethod, BadKnob, CannotCombine."""
+    """Methods (by 'name:knob=value' or as objects) -> Seams; several drafters become one. Raises UnknownMethod, BadKnob,
+    CannotCombine."""
     methods = [make(*parse_use(u)) if isinstance(u, str) else u for u in use]
     slots: dict[str, list[Any]] = {s: [] for s in SEAMS}
     for m in methods:
         slots[m.seam].append(m)
+    if len(slots["propose"]) > 1:
+        slots["propose"] = [Merged(parts=tuple(slots["propose"]))]
     for seam in ONE_EACH:
         if len(slots[seam]) > 1:
             a, b = slots[seam][:2]

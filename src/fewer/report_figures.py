@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-STAGES = ("tokenize", "transform", "prefill", "decode", "cache")  # the ledger's clock, in the order things happen
+# The ledger's clock, in the order things happen.
+STAGES = ("tokenize", "transform", "prefill", "draft", "decode", "cache")
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,18 @@ def duration(x: float) -> str:
     return f"{x:.2f} s" if x < 10 else f"{x:.1f} s"
 
 
+def percent(x: float) -> str:
+    """A share: 37%."""
+    return f"{x:.0%}"
+
+
 def rate(x: float) -> str:
     """Tokens a second."""
     return f"{x:.1f}/s"
 
 
 def _ledger(group: str, label: str, key: str, write: Callable[[float], str] = count) -> Figure:
-    return Figure(group, label, lambda r: r.ledger[key], write)
+    return Figure(group, label, lambda r: r.ledger.get(key, 0), write)
 
 
 def _stage(name: str) -> Figure:
@@ -91,8 +98,8 @@ def _stage(name: str) -> Figure:
 
 
 def decode_rate(run: NamedRun) -> float:
-    """Tokens a second after the first one; 0 if there was no second."""
-    spent = run.ledger["seconds"].get("decode", 0.0)
+    """Tokens a second after the first one, drafting included; 0 if there was no second."""
+    spent = sum(run.ledger["seconds"].get(stage, 0.0) for stage in ("decode", "draft"))
     return (run.ledger["generated_tokens"] - 1) / spent if spent else 0.0
 
 
@@ -104,9 +111,13 @@ FIGURES = (
     _ledger("tokens", "cached", "cached_tokens"),
     _ledger("tokens", "computed", "computed_tokens"),
     _ledger("tokens", "generated", "generated_tokens"),
-    _ledger("tokens", "drafted", "drafted_tokens"),
-    _ledger("tokens", "accepted", "accepted_tokens"),
     _ledger("tokens", "constraint checks", "constraint_checks"),
+    _ledger("drafts", "verified", "drafts"),
+    _ledger("drafts", "found not worth a row", "drafts_declined"),
+    _ledger("drafts", "tokens drafted", "drafted_tokens"),
+    _ledger("drafts", "tokens accepted", "accepted_tokens"),
+    _ledger("drafts", "rests (guard)", "guard_rests"),
+    _ledger("drafts", "tokens meanwhile", "guard_tokens"),
     _ledger("work", "forwards", "forwards"),
     _ledger("work", "rows", "rows"),
     _ledger("work", "layers run", "layers_run"),
@@ -120,6 +131,18 @@ CLOCK = (
     TOTAL,
     Figure("time", "decoding speed", decode_rate, rate),
 )
+
+
+def depths(runs: Sequence[NamedRun], most: int = 8) -> list[Figure]:
+    """For each level, the share of all drafts that were right down to it."""
+    deep = max((len(r.ledger.get("drafted_by_depth", ())) for r in runs), default=0)
+    return [Figure("drafts", f"right at depth {d + 1}", partial(_right, d), percent) for d in range(min(deep, most))]
+
+
+def _right(d: int, run: NamedRun) -> float:
+    """Share of drafts whose level d stands, of all drafts."""
+    stood = run.ledger.get("accepted_by_depth", ())
+    return stood[d] / run.ledger["drafts"] if d < len(stood) else 0.0
 
 
 def stages(runs: Sequence[NamedRun]) -> list[str]:
@@ -144,7 +167,8 @@ def compare(base: float, other: float) -> str:
 def rows(runs: Sequence[NamedRun]) -> list[tuple[str, str, list[str], str]]:
     """(group, label, a value a run, last run compared with the first) for every figure with something to say."""
     out = []
-    for figure in (*FIGURES, *map(_stage, stages(runs)), *CLOCK):
+    last = next(i for i, f in enumerate(FIGURES) if f.group == "work")
+    for figure in (*FIGURES[:last], *depths(runs), *FIGURES[last:], *map(_stage, stages(runs)), *CLOCK):
         values = [figure.read(r) for r in runs]
         if any(values):
             versus = compare(values[0], values[-1]) if len(runs) > 1 else ""

@@ -11,8 +11,10 @@ import torch
 
 from fewer.errors import PromptTooLong
 from fewer.ledger import Ledger
+from fewer.pace import Pace
 from fewer.plan import Seams
 from fewer.sampling import Sampler
+from fewer.seams import Propose
 from fewer.types import Told
 
 
@@ -62,12 +64,18 @@ class Request:
     kept_prompt: list[int] = field(default_factory=list)
     on_prefilled: Callable[[Request], None] | None = None  # the whole prompt is committed
     on_end: Callable[[Request], None] | None = None  # about to leave the engine; its sequences still exist
+    pace: Pace | None = None  # decides how much of a draft is verified; None = all of every draft
     max_context: int | None = None  # positions the model was made for; None = no limit for this plan
     _shown: int = 0
 
     def __post_init__(self) -> None:
         self.told.greedy = self.sampler.params.temperature == 0
         self.told.expect = lambda logits, path: self.sampler.expect(logits, self.told, path)
+
+    @property
+    def propose(self) -> Propose | None:
+        """The drafter, unless the guard has given it up."""
+        return None if self.pace is not None and self.pace.retired else self.seams.propose
 
     def fit(self, length: int) -> None:
         """Bound the text by what the context leaves after `length` prompt tokens. Raises PromptTooLong if nothing is left."""

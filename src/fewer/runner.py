@@ -243,7 +243,9 @@ class Runner:
                 self._end(one)
             return
         self.forwards[model] += 1
+        total = sum(len(a.rows) for a in asks)
         for one, ask, out, cost in zip(batch, asks, outs, spent):
+            out.rows, out.groups, out.seconds = total, len(batch), end - start
             led = one.req.ledger
             led.forward(
                 model, decoder.spec.n_layers, cost.rows, cost.layers_run, cost.layers_skipped, cost.entries_read

@@ -62,6 +62,7 @@ class Sampler:
         self, params: Sampling, rules: tuple[Rule, ...], prompt: list[int], eos: frozenset[int], rng: Rng
     ) -> None:
         self.params, self.rules, self.prompt, self.rng = params, rules, prompt, rng
+        self.draft_rng = rng.spawn()  # what is drafted must not move the text's own draws
         self.stops = frozenset(params.stop_tokens) | (frozenset() if params.ignore_eos else eos)
         self._eos = torch.tensor(sorted(eos | set(params.stop_tokens)), dtype=torch.int64)
         self.checks = 0  # tokens a black-box rule has tested

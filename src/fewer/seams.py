@@ -263,6 +263,9 @@ class Target(Protocol):
 class Propose(Method):
     """Drafts: token trees that hang on the last certain token.
 
+    It may be asked at any step or at none, and of its draft only a part may be verified (pace.py): what is new is told by
+    `context`, and what was verified by the tree that feedback() gets. It is told of every token, asked or not.
+
     A drafter that draws its nodes from `Tree.q` says how, and may name the rule that judges them (`judge`); without one,
     or beside a rule that draws tokens itself, the engine's default acceptance serves, which is exact for any draft.
     """

@@ -213,13 +213,19 @@ class Step:
 
 @dataclass(slots=True)
 class Out:
-    """What a forward returns for one group. logits (W, V) in the order of `want`, or tokens (W,) if greedy was enough."""
+    """What a forward returns for one group. logits (W, V) in the order of `want`, or tokens (W,) if greedy was enough.
+
+    rows, groups, seconds: of the whole merged forward.
+    """
 
     logits: torch.Tensor | None = None
     tokens: np.ndarray | None = None
     hidden: dict[str, torch.Tensor] = field(
         default_factory=dict
     )  # declared taps: "layer.3" -> (T, D); "last" -> (T, D)
+    rows: int = 0
+    groups: int = 1
+    seconds: float = 0.0
 
 
 class Rng:
@@ -227,6 +233,12 @@ class Rng:
 
     def __init__(self, seed: int | None) -> None:
         self._g = np.random.Generator(np.random.PCG64(seed))
+
+    def spawn(self) -> Rng:
+        """A further stream that the seed fixes too: draws from either leave the other alone."""
+        other = Rng.__new__(Rng)
+        (other._g,) = self._g.spawn(1)
+        return other
 
     def categorical(self, p: torch.Tensor | np.ndarray) -> int:
         """Draw an index from non-negative weights p (V,), which need not sum to one."""

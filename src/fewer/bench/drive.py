@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,9 +26,10 @@ class Peer:
     peak_mb: float = 0.0
     seen: dict[str, list[float]] = field(default_factory=dict)
 
-    def ask(self, prompts: list[list[int]], new: int) -> dict[str, float]:
-        """One job of peers.py. Raises RuntimeError, with the engine's last words, if it died."""
-        out = self.job({"prompts": prompts, "new": new})
+    def ask(self, prompts: list[list[int]], new: int, **more: Any) -> dict[str, Any]:
+        """One job of peers.py; `more` as the engine knows it. Raises RuntimeError, with the engine's last words, if it
+        died."""
+        out = self.job({"prompts": prompts, "new": new, **more})
         self.peak_mb = out["peak_mb"]
         return out
 
@@ -64,9 +66,9 @@ class Peer:
         self.chatter.close()
 
 
-def launch(name: str, path: Path, threads: int) -> Peer:
-    """Start an engine and wait until its model is loaded. Raises RuntimeError if it cannot."""
-    command = [sys.executable, "-m", "fewer.bench.peers", name, str(path), str(threads)]
+def launch(name: str, path: Path, threads: int, module: str = "fewer.bench.peers", more: Sequence[str] = ()) -> Peer:
+    """Start an engine of a module like peers.py and wait until its model is loaded. Raises RuntimeError if it cannot."""
+    command = [sys.executable, "-m", module, name, str(path), str(threads), *more]
     chatter = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed with the peer)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, text=True, encoding="utf-8"

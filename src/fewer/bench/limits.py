@@ -18,7 +18,9 @@ import torch
 
 from fewer.kernels.native import native
 from fewer.models.decoder import Decoder
-from fewer.models.spec import Spec
+from fewer.models.size import row_macs, weight_bytes
+
+__all__ = ["Ceilings", "ceilings", "kv_bytes", "limited_by", "row_macs", "weight_bytes"]
 
 BUFFER = 1 << 30  # bytes
 SIDE = 1024  # of the square matrices torch multiplies
@@ -60,22 +62,11 @@ def _rate(work: Callable[[], object], amount: float, rounds: int) -> float:
     return amount / best
 
 
-def weight_bytes(decoder: Decoder) -> int:
-    """Bytes of the matrices that every forward reads: all layers and the output head."""
-    layers = sum(w.nbytes for block in decoder.blocks for w in block.w.values())  # type: ignore[attr-defined]
-    return layers + decoder.head.proj.nbytes  # type: ignore[attr-defined]
-
-
 def kv_bytes(decoder: Decoder, context: int) -> int:
     """Bytes of keys and values that one row at `context` reads, sliding windows counted as what they let through."""
     spec = decoder.spec
     entries = sum(context if w is None else min(context, w) for w in spec.windows)
     return entries * spec.n_kv_heads * spec.head_dim * 2 * decoder.kv_dtype.itemsize
-
-
-def row_macs(spec: Spec, head: bool = True) -> int:
-    """Multiply-adds a row: the weights of the matrices it passes; head=False for prompt rows whose logits nobody needs."""
-    return spec.row_weights - (0 if head else spec.vocab * spec.d_model)
 
 
 def limited_by(of_memory: float, of_compute: float) -> str:

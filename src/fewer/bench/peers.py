@@ -142,21 +142,27 @@ PEERS: dict[str, Callable[[str, int], tuple[Job, str]]] = {
 }
 
 
-def serve(name: str, path: str, threads: int) -> None:
-    """Answer jobs until stdin ends. The engine's own chatter on stdout is kept away from the answers."""
+def serve(make: Callable[[], tuple[Callable[[dict[str, Any]], dict[str, Any]], str]]) -> None:
+    """Answer jobs until stdin ends. make() loads the engine: (how a job is answered, version). The engine's own chatter
+    on stdout is kept away from the answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with contextlib.redirect_stdout(io.StringIO()):
         start = time.perf_counter()
-        job, version = PEERS[name](path, threads)
+        job, version = make()
         loaded = time.perf_counter() - start
         print(json.dumps({"version": version, "load": loaded}), file=answers, flush=True)
         for line in sys.stdin:
-            ask = json.loads(line)
-            out = job(ask["prompts"], ask["new"])
+            out = job(json.loads(line))
             out["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(json.dumps(out), file=answers, flush=True)
 
 
+def open_peer(name: str, path: str, threads: int) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], str]:
+    """One of PEERS, answering jobs as above."""
+    job, version = PEERS[name](path, threads)
+    return lambda ask: job(ask["prompts"], ask["new"]), version
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    serve(lambda: open_peer(sys.argv[1], sys.argv[2], int(sys.argv[3])))

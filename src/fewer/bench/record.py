@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewer.errors import BadRequest
+from fewer.kernels.cpu import processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,19 +29,16 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """CPU model, cores, memory."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         memory = 0
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gb": round(memory / 2**30, 1), "system": platform.platform()}
+    return {
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 2**30, 1),
+        "system": platform.platform(),
+    }
 
 
 def head(what: str, command: str, seed: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _single(result: Result, read: int, done: int) -> dict[str, float]:
     if led.forwards > done:
         spent["reads"] = (led.kv_entries_read - read) / (led.forwards - done)
     if seconds.get("decode"):
-        spent["decode"] = (len(result.tokens) - 1) / seconds["decode"]
+        spent["decode"] = (len(result.tokens) - 1) / (seconds["decode"] + seconds.get("draft", 0.0))
     return spent
 
 

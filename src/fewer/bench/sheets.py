@@ -25,7 +25,7 @@ class Sheet:
 
 
 def sheets(result: dict[str, Any]) -> list[Sheet]:
-    """The tables of a result of the `measure` of speed, methods, quality or healing."""
+    """The tables of a result of the measure() of speed, methods, quality, healing or speculation."""
     return [s for s in KINDS[result["what"]](result) if s.rows]
 
 
@@ -181,4 +181,12 @@ def healing(r: dict[str, Any]) -> list[Sheet]:
     ]
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {f.__name__: f for f in (speed, methods, quality, healing)}
+def speculation(r: dict[str, Any]) -> list[Sheet]:
+    from fewer.bench.speculation_sheets import tables
+
+    return tables(r)
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
+    f.__name__: f for f in (speed, methods, quality, healing, speculation)
+}

@@ -41,6 +41,11 @@ def print_healing(result: dict[str, Any], console: Console) -> None:
     print_sheets(result, sheets(result), console)
 
 
+def print_speculation(result: dict[str, Any], console: Console) -> None:
+    """What speculation.measure found."""
+    print_sheets(result, sheets(result), console)
+
+
 def write_csv(result: dict[str, Any], path: Path) -> None:
     """One line a figure: table, row, figure, value. Raises BadRequest if the file cannot be written."""
     try:

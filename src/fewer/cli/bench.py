@@ -1,5 +1,5 @@
-"""`fewer bench`: figures beside other engines' (speed), what methods save and cost (methods), what packing costs (quality),
-prompts cut inside tokens (healing).
+"""`fewer bench`: figures beside other engines' (speed), what methods save and cost (methods), what drafting saves
+(speculation), what packing costs (quality), prompts cut inside tokens (healing).
 
 The table goes to stdout; --json prints the whole result instead, --csv and --html write files as well.
 """
@@ -21,7 +21,7 @@ from fewer.cli.session import to_stdout
 from fewer.report import check_target
 
 app = typer.Typer(
-    help="Measure speed beside other engines, each method's effect, what packing costs.", no_args_is_help=True
+    help="Measure speed beside other engines, each method's effect, drafting, what packing costs.", no_args_is_help=True
 )
 
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the figures to this CSV file.")]
@@ -130,6 +130,50 @@ def healing(
     with _telling() as say:
         result = measure(model, cuts, seed, say, threads, peer_python, timed, beside, folder)
     _deliver(result, show.print_healing, as_json, csv, html)
+
+
+@app.command()
+def speculation(
+    *,
+    model: o.Model = o.DEFAULT_MODEL,
+    draft: Annotated[
+        str | None, typer.Option("--draft", help="A second, smaller model, for drafters that run one.")
+    ] = None,
+    kinds: Annotated[
+        list[str], typer.Option("--kind", default_factory=list, help="A kind of task; repeatable. Default: all six.")
+    ],
+    plans: Annotated[
+        list[str],
+        typer.Option(
+            "--plan", default_factory=list, help='Methods joined by " + "; repeatable. Default: each drafter alone.'
+        ),
+    ],
+    peers: Annotated[
+        list[str],
+        typer.Option("--peer", default_factory=list, help="Another engine; repeatable. Default: all installed."),
+    ],
+    no_peers: Annotated[bool, typer.Option("--no-peers", help="No other engine.")] = False,
+    items: Annotated[int, typer.Option("--items", help="Prompts a kind.")] = 4,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="Most tokens of an answer.")] = 128,
+    rounds: Annotated[int, typer.Option("--rounds", help="Times every prompt is run.")] = 1,
+    same: Annotated[int, typer.Option("--same", help="Prompts whose texts must be plain decoding's; 0 = none.")] = 24,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", "-t", help="CPU threads of every engine.")] = 2,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """What drafting saves on six kinds of tasks, beside plain decoding and other engines' speculative modes."""
+    _check(csv, html)
+    from fewer.bench import show
+    from fewer.bench.speculation import Ways, measure
+
+    chosen = [] if no_peers else peers or None
+    ways = Ways(kinds or None, plans or None, chosen, items, tokens, rounds, threads, seed, draft, same_prompts=same)
+    with _telling() as say:
+        result = measure(model, ways, say)
+    _deliver(result, show.print_speculation, as_json, csv, html)
 
 
 def _check(*files: Path | None) -> None:

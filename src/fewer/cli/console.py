@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from fewer.report_figures import NamedRun, rows
 
@@ -80,4 +81,7 @@ def ledger_table(runs: Sequence[NamedRun]) -> Table:
     for heading, label, values, versus in rows(runs):
         table.add_row(heading if heading != group else "", label, *values, *([versus] if len(runs) > 1 else []))
         group = heading
+    notes = dict.fromkeys(note for run in runs for note in run.ledger.get("notes", ()))
+    if notes:
+        table.caption, table.caption_justify = Text("\n".join(notes), style="dim"), "left"
     return table

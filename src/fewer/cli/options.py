@@ -50,6 +50,9 @@ Activations = Annotated[
     str, typer.Option("--activations", help="int8, or int16: texts as of float32 weights, at the price of speed.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads. Default: one a physical core.")]
+Guard = Annotated[
+    bool, typer.Option("--guard/--no-guard", help="Draft only as much as pays, or all a drafter has to offer.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No ledger on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]

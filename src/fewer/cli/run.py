@@ -42,6 +42,7 @@ def run(
     stop: o.Stop,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it stands.")] = False,
     healing: o.Healing = "none",
+    guard: o.Guard = True,
     compare: Annotated[bool, typer.Option("--compare", help="Run plain first; show both ledgers.")] = False,
     dtype: o.Dtype = "auto",
     weights: o.Weights = "auto",
@@ -63,7 +64,8 @@ def run(
         check_target(report)
     engine = Loading(model, dtype, weights, activations, threads, draft).open()
     sampling = {"max_tokens": max_tokens, "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    request = {**sampling, "seed": seed, "stop": stop, "raw": raw, "healing": healing, "share_prefix": not compare}
+    request = {**sampling, "seed": seed, "stop": stop, "raw": raw, "healing": healing, "guard": guard}
+    request |= {"share_prefix": not compare}
     told = not (as_json or quiet)
     plain = _plain(engine, text, use, told, request) if compare else None
     if plain is not None and plain.cancelled:

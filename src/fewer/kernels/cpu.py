@@ -48,6 +48,17 @@ def alone() -> Iterator[None]:
             native.alone(False)
 
 
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def features() -> dict[str, Any]:
     """For `fewer doctor`: is the extension there, what it uses, what the processor has."""
     facts: dict[str, Any] = {

@@ -26,6 +26,10 @@ class Scripted(Rng):
         self.probability = 1.0
         self.others: list[tuple[int, ...]] = []  # scripts of the branches left aside
 
+    def spawn(self) -> Rng:
+        """Itself: drafts and text are enumerated together."""
+        return self
+
     def categorical(self, p: torch.Tensor | np.ndarray) -> int:
         w = np.asarray(p, dtype=np.float64)
         possible = np.flatnonzero(w)
