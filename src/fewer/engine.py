@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from fewer.result import Result, Score, Stream
 from fewer.runner import Runner
 from fewer.sampling import Sampler, Sampling
 from fewer.seams import Method
-from fewer.types import Group, Rng, Step, Told, chain
+from fewer.types import Group, Memory, Rng, Step, Told, chain
 
 Message = dict[str, Any]
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -58,6 +59,7 @@ class Engine:
         self.prefixes = PrefixCache(self.stores["main"], prefix_bytes)
         self.chunk, self.max_rows, self.load_seconds = chunk, max_rows, load_seconds
         self.forwards: Counter[str] = Counter()  # merged forwards a model, over all runs
+        self.memory = Memory()  # what methods keep over requests
 
     # ------------------------------------------------------------------ public verbs
     def generate(self, prompt: Prompt | Sequence[Prompt], *, n: int = 1, **options: Any) -> Any:
@@ -116,7 +118,7 @@ class Engine:
 
     # ------------------------------------------------------------------ inside
     def _runner(self) -> Runner:
-        return Runner(self.models, self.stores, self.max_rows, forwards=self.forwards)
+        return Runner(self.models, self.stores, self.max_rows, forwards=self.forwards, memory=self.memory)
 
     def _siblings(self, runner: Runner, prompt: Prompt, n: int, options: dict[str, Any]) -> list[Request]:
         """n requests for one prompt. On a plain cache the first one's prefill is forked for the others."""
@@ -194,6 +196,7 @@ class Engine:
         )
         if self.tokenizer is not None:
             req.told.spell = self.tokenizer.text_bytes
+            req.told.encode = partial(self.tokenizer.encode, bos=False)
         if seams.pure_prefix and share_prefix:
             found = self.prefixes.take(ids)
             if found is not None:

@@ -102,6 +102,11 @@ class Method:
         a name that the engine already has is not made again, so it must say everything the model depends on."""
         return {}
 
+    def remember(self) -> Any:
+        """What outlives a request: made once for an engine and these knobs, had from `told.remembered(self)`. Bounded, and
+        free to change what a run costs, never what it says; nobody but this method touches it."""
+        return None
+
     def start(self, told: Told) -> Any:
         """This request's own state, made when the prompt's length is known."""
         return None

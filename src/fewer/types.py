@@ -113,6 +113,26 @@ def code_point(token: int, first: bool) -> bytes:
     return chr(token).encode("utf-8", "surrogatepass")
 
 
+def code_points(text: str) -> list[int]:
+    """A text as token ids where there is no tokenizer: the inverse of code_point."""
+    return [ord(c) for c in text]
+
+
+class Memory:
+    """What methods of one engine keep over its requests, by method and knobs; beyond `limit` the longest unused goes."""
+
+    def __init__(self, limit: int = 8) -> None:
+        self._limit, self._kept = limit, dict[Any, Any]()
+
+    def of(self, method: Any) -> Any:
+        """What `method.remember()` made when it was first asked for."""
+        kept = self._kept.pop(method) if method in self._kept else method.remember()
+        self._kept[method] = kept
+        if len(self._kept) > self._limit:
+            del self._kept[next(iter(self._kept))]
+        return kept
+
+
 @dataclass(slots=True)
 class Told:
     """What a request tells its methods: facts, never controls. One per request and model; a method's own
@@ -125,6 +145,8 @@ class Told:
     decoding: bool = False  # the whole prompt is committed
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
+    encode: Callable[[str], list[int]] = code_points  # a text's tokens, without a token that begins every prompt
+    memory: Memory = field(default_factory=Memory)  # the engine's
     _state: dict[int, Any] = field(default_factory=dict)
 
     def start(self, method: Any) -> None:
@@ -134,6 +156,10 @@ class Told:
     def of(self, method: Any) -> Any:
         """The state that `method.start` made for this request; None for what was never started (a one-pass watcher)."""
         return self._state.get(id(method))
+
+    def remembered(self, method: Any) -> Any:
+        """What this method keeps over all requests of the engine."""
+        return self.memory.of(method)
 
 
 @dataclass(slots=True)
