@@ -102,7 +102,7 @@ class Method:
         a name that the engine already has is not made again, so it must say everything the model depends on."""
         return {}
 
-    def remember(self) -> Any:
+    def remember(self, told: Told) -> Any:
         """What outlives a request: made once for an engine and these knobs, had from `told.remembered(self)`. Bounded, and
         free to change what a run costs, never what it says; nobody but this method touches it."""
         return None

@@ -124,9 +124,9 @@ class Memory:
     def __init__(self, limit: int = 8) -> None:
         self._limit, self._kept = limit, dict[Any, Any]()
 
-    def of(self, method: Any) -> Any:
-        """What `method.remember()` made when it was first asked for."""
-        kept = self._kept.pop(method) if method in self._kept else method.remember()
+    def of(self, method: Any, told: Told) -> Any:
+        """What `method.remember(told)` made when it was first asked for."""
+        kept = self._kept.pop(method) if method in self._kept else method.remember(told)
         self._kept[method] = kept
         if len(self._kept) > self._limit:
             del self._kept[next(iter(self._kept))]
@@ -159,7 +159,7 @@ class Told:
 
     def remembered(self, method: Any) -> Any:
         """What this method keeps over all requests of the engine."""
-        return self.memory.of(method)
+        return self.memory.of(method, self)
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ def test_looks_no_further_back_than_its_window(text, window):
 
 
 def test_grows_beyond_its_first_array():
-    text = list(range(3000)) + [7]
+    text = [*range(3000), 7]
     state = Lookup()
     for end in (1, 1000, 1025, len(text)):
         state.extend(text[:end])

@@ -5,7 +5,8 @@ Not on what ran before, on what runs beside it, on the pieces its prompt comes i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from fewer.plan import plan
@@ -32,8 +33,9 @@ def deterministic(subject: Subject) -> None:
         first, again = _a_b_a(subject, use, knobs)
         for a, b in zip(first, again):
             same_text(b, a, f"{knobs}: the same request, later")
-        remembers = any(type(m).remember is not Method.remember for m in use)
-        pairs = zip(first + again, sum(_a_b_a(subject, use, knobs), [])) if remembers else zip(first, again)
+        pairs: Iterable[tuple[Played, Played]] = zip(first, again)
+        if any(type(m).remember is not Method.remember for m in use):
+            pairs = zip([*first, *again], chain(*_a_b_a(subject, use, knobs)))
         for a, b in pairs:
             counts = [{k: v for k, v in p.ledger.to_dict().items() if k != "seconds"} for p in (a, b)]
             odd = {k: (counts[0][k], counts[1][k]) for k in counts[0] if counts[0][k] != counts[1][k]}
