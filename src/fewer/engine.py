@@ -202,7 +202,9 @@ class Engine:
             if found is not None:
                 self._start_from(req, *found)
             req.on_prefilled = lambda r: self.prefixes.put(r.prompt, r.seqs["main"])
-            if seams.select is None:  # what was decoded under sparse reading is nobody else's prefix
+            if (
+                seams.select is None and seams.strategy is None
+            ):  # else the cache behind the prompt is not the text's own
                 req.on_end = self._remember
         return req
 
@@ -274,7 +276,8 @@ class Engine:
         led.generated_tokens = len(req.tokens)
         led.check()
         reason = req.finish_reason or "cancelled"
-        return Result(req.text, list(req.tokens), reason, led, req.logprobs, req.prompt)
+        drafts = [self.tokenizer.decode(tokens) for tokens, _ in req.drafts] if self.tokenizer else []
+        return Result(req.text, list(req.tokens), reason, led, req.logprobs, req.prompt, drafts)
 
 
 def _is_batch(prompt: Any) -> bool:

@@ -100,6 +100,7 @@ class Runner:
             req = self.waiting.popleft()
             req.told.n_layers = self.models["main"].spec.n_layers
             req.told.windows = self.models["main"].spec.windows
+            req.told.embed = self.models["main"].head.embed
             req.told.memory = self.memory
             run = decode if req.seams.strategy is None else req.seams.strategy.run
             self.live.append(Live(req, run(req, partial(self.horizon, req))))

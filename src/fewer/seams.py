@@ -6,8 +6,9 @@ Every class says when it is called; a method overrides only what is new in its p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -333,9 +334,13 @@ class Pack(Method):
 
 @dataclass(frozen=True)
 class Strategy(Method):
-    """How a request is run from prompt to end, in place of the standard one (decode.decode): cascades, second passes."""
+    """How a request is run from prompt to end, in place of the standard one (decode.decode): cascades, second passes.
+
+    Beside its text it may leave others in `req.drafts`, best first.
+    """
 
     seam: ClassVar[str] = "strategy"
+    excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})  # seam -> why its methods cannot share a plan with it
 
     def run(self, req: Request, horizon: Callable[[], int | None]) -> Work:
         """A coroutine over ONE request, on any of the engine's models by name. It yields Forward (each followed by its

@@ -113,6 +113,11 @@ def code_point(token: int, first: bool) -> bytes:
     return chr(token).encode("utf-8", "surrogatepass")
 
 
+def no_vectors(tokens: torch.Tensor) -> torch.Tensor:
+    """Input vectors where there is no model."""
+    raise RuntimeError("this request does not run on a model")
+
+
 def code_points(text: str) -> list[int]:
     """A text as token ids where there is no tokenizer: the inverse of code_point."""
     return [ord(c) for c in text]
@@ -145,6 +150,9 @@ class Told:
     decoding: bool = False  # the whole prompt is committed
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
+    embed: Callable[[torch.Tensor], torch.Tensor] = (
+        no_vectors  # tokens (n,) -> their input vectors (n, D), for soft nodes
+    )
     encode: Callable[[str], list[int]] = code_points  # a text's tokens, without a token that begins every prompt
     memory: Memory = field(default_factory=Memory)  # the engine's
     _state: dict[int, Any] = field(default_factory=dict)

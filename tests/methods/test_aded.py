@@ -66,7 +66,8 @@ def naive_search(matrix, pair, nodes, visits, levels, explore):
 
     def children(path):
         known = matrix.after(at(path))
-        order = sorted(reversed(known.items()), key=lambda item: -item[1])[:12]
+        newest_first = list(known.items())[::-1]
+        order = sorted(newest_first, key=lambda item: -item[1])[:12]
         return [((*path, t), c / sum(known.values())) for t, c in order]
 
     opened = set()
@@ -190,5 +191,5 @@ def test_the_matrix_outlives_requests():
 
 
 def test_a_missing_corpus_is_refused():
-    with pytest.raises(BadKnob, match="no text file 'nowhere.txt'"):
+    with pytest.raises(BadKnob, match=r"no text file 'nowhere\.txt'"):
         plan(["aded:text=nowhere.txt"])

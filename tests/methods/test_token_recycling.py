@@ -57,7 +57,9 @@ def test_drafts_the_likeliest_paths(nodes, levels, token):
     assert len(set(paths(tree))) == len(tree)
     if len(tree):
         assert tree.chance.tolist() == pytest.approx([want[p] for p in paths(tree)])
-    assert sorted(map(want.get, paths(tree)), reverse=True) == pytest.approx(sorted(want.values(), reverse=True)[:nodes])
+    assert sorted(map(want.get, paths(tree)), reverse=True) == pytest.approx(
+        sorted(want.values(), reverse=True)[:nodes]
+    )
 
 
 def test_the_worked_example():

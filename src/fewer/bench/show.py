@@ -34,6 +34,11 @@ def print_quality(result: dict[str, Any], console: Console) -> None:
     _print(result, console)
 
 
+def print_handover(result: dict[str, Any], console: Console) -> None:
+    """What handover.measure found."""
+    _print(result, console)
+
+
 def write_csv(result: dict[str, Any], path: Path) -> None:
     """One line a figure: table, row, figure, value. Raises BadRequest if the file cannot be written."""
     try:

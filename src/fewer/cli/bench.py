@@ -102,6 +102,31 @@ def quality(
     _deliver(result, show.print_quality, as_json, csv, html)
 
 
+@app.command()
+def handover(
+    model: o.Model = "qwen2.5-coder-1.5b",
+    draft: Annotated[
+        str, typer.Option("--draft", help="The small model, of the same vocabulary.")
+    ] = "qwen2.5-coder-0.5b",
+    items: Annotated[int, typer.Option("--items", help="Prompts a task.")] = 6,
+    tokens: Annotated[int, typer.Option("--tokens", help="Length of the documents.")] = 400,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Which positions of a text need the large model, and whether the small one can tell."""
+    _check(csv, html)
+    from fewer.bench import show
+    from fewer.bench.handover import measure
+
+    with _telling() as say:
+        result = measure(model, draft, items, tokens, seed, say, threads)
+    _deliver(result, show.print_handover, as_json, csv, html)
+
+
 def _check(*files: Path | None) -> None:
     for file in filter(None, files):
         check_target(file)

@@ -7,13 +7,16 @@ rank (learned on line). Does not: keep probabilities, look further back than one
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 
 import numpy as np
 
 from fewer.parts.rates import Rates
+from fewer.parts.topk import topk
 from fewer.parts.trees import Sapling
+from fewer.seams import Target
 from fewer.types import Tree
 
 RANKS = (0.4, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.01)  # of the model's own successors, when the token comes again
@@ -64,3 +67,37 @@ class Adjacency:
             if level + 1 < levels:
                 offer(here, token, level + 1, -less)
         return draft.tree()
+
+
+@dataclass(slots=True)
+class Recycled:
+    """One request's use of a matrix: rates of its ranks, and what the model said last (nodes, their best successors)."""
+
+    matrix: Adjacency
+    rates: Rates = field(init=False)
+    nodes: list[int] = field(default_factory=list)
+    best: np.ndarray | None = None
+    vocab: int = 0
+
+    def __post_init__(self) -> None:
+        self.rates = rank_rates(self.matrix.breadth)
+
+    def grow(self, token: int, nodes: int, levels: int) -> Tree:
+        """A draft below `token`; see Adjacency.grow."""
+        return self.matrix.grow(token, self.rates, nodes, levels)
+
+    def hear(self, tree: Tree, path: list[int], target: Target) -> None:
+        """Keep the best successors at the certain token and every node; nodes that stand go last, so that theirs count."""
+        order = [*(i for i in range(len(tree)) if i not in path and tree.tokens[i] >= 0), *path]
+        self.vocab = target.logits.shape[1]
+        best = topk(target.logits, min(self.matrix.breadth, self.vocab))[1].numpy()
+        self.nodes, self.best = tree.tokens[order].tolist(), best[[0, *(i + 1 for i in order)]]
+
+    def learn(self, context: list[int], new: list[int]) -> None:
+        """Grade the ranks by what came, then put what was heard into the matrix."""
+        certain = len(context) - len(new) - 1
+        for i in range(certain, len(context) - 1):
+            self.matrix.note(self.rates, context[i], context[i + 1])
+        if self.best is not None:
+            self.matrix.store(np.array([context[certain], *self.nodes]), self.best, self.vocab)
+            self.best = None

@@ -65,6 +65,14 @@ def likeliest(tree: Tree, nodes: int) -> Tree:
     return tree.only(np.sort(np.argsort(-tree.chance, kind="stable")[:nodes]))
 
 
+def rooted(tree: Tree, roots: set[int]) -> Tree:
+    """The branches that begin with one of the tokens `roots`."""
+    root: list[int] = []
+    for parent, token in zip(tree.parent.tolist(), tree.tokens.tolist()):
+        root.append(token if parent < 0 else root[parent])
+    return tree.only(np.array([i for i, token in enumerate(root) if token in roots], dtype=np.int64))
+
+
 def stood(tree: Tree, new: list[int]) -> list[int]:
     """The nodes on the path that the text `new` took, from the certain token down."""
     children = {(p, t): i for i, (p, t) in enumerate(zip(tree.parent.tolist(), tree.tokens.tolist()))}

@@ -110,6 +110,10 @@ class Trie:
         node.more = {t: node.more[t] for t, n in left.items() if n}
         return len(node.once) + sum(n + 1 for n in left.values() if n)
 
+    def matched(self, longest: int) -> int:
+        """Tokens of the longest suffix that came before, at most `longest`."""
+        return next((node.depth for node in self.open if node.depth <= longest), 0)
+
     def branches(self, text: list[int], shortest: int, longest: int, nodes: int, levels: int) -> Tree:
         """A draft of at most `nodes` tokens, `levels` deep, from what followed suffixes of shortest..longest tokens."""
         draft, order = Sapling(), count()

@@ -5,8 +5,9 @@ A draft is a tree search from the last two tokens. Each of `visits` walks goes d
 
     PUCT(child) = Q + E * P * sqrt(N) / (1 + n),        E = explore + ln((N + 9) / 8)
 
-(Q = mean score of the walks through the child, P = its share of its pair's counts, n = its visits, N = its parent's), goes on from there with the likeliest
-successors, and adds its score, 1 + the sum of its P, to every node it passed. The most visited `budget` nodes are drafted.
+(Q = mean score of the walks through the child, P = its share of its pair's counts, n = its visits, N = its parent's), goes
+on from there with the likeliest successors, and adds its score, 1 + the sum of its P, to every node it passed. The most
+visited `budget` nodes are drafted.
 From Liu et al., "Adaptive Draft-Verification for Efficient Large Language Model Decoding" (2024). The matrix belongs to the
 engine and learns over requests: drafts differ with what ran before, texts do not.
 Does not: draw at random (the paper samples how walks go on), read logits, keep a corpus on disk.
