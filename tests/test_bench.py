@@ -8,19 +8,22 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 import fewer
-from fewer.bench import limits, methods, quality, record, rows, show, speed, tasks
+from fewer.bench import handover, limits, methods, quality, record, rows, show, speed, tasks
 from fewer.bench.cases import CASES
 from fewer.bench.own import beside
 from fewer.bench.run import run
 from fewer.bench.teacher import teach
 from fewer.card import find
+from fewer.engine import Engine
 from fewer.errors import BadRequest, UnknownMethod
 from fewer.plan import parse_use
+from fewer.testing.harness import Naive
 from fewer.testing.tiny import tiny_model
 from tests.cli_tiny import write_chat_model
 
@@ -247,7 +250,7 @@ SPEED = {
 
 def test_speed_is_shown(tmp_path):
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
-    show.print_speed(SPEED, console)
+    show.print_result(SPEED, console)
     said = console.export_text()
     assert "80" in said and "bandwidth" in said and "openvino failed" in said and "1.1" in said
     show.write_csv(SPEED, tmp_path / "s.csv")
@@ -267,7 +270,7 @@ def test_methods_are_shown(measured, tmp_path):
         "results": [*result["results"], {"method": "m", "setting": "", "task": "copy", "items": 1, "error": "why not"}],
     }
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    show.print_methods(result, console)
+    show.print_result(result, console)
     said = console.export_text()
     assert "streaming-llm" in said and "KV end" in said and "why not" in said
     show.write_csv(result, tmp_path / "m.csv")
@@ -279,3 +282,28 @@ def test_an_unwritable_file_is_one_clear_error(tmp_path):
     for write in (show.write_csv, show.write_html):
         with pytest.raises(BadRequest, match="cannot write"):
             write(SPEED, tmp_path / "nowhere" / "x")
+
+
+# ---------------------------------------------------------------------- hand-over
+def test_auc_and_coverage_by_hand():
+    scores, needed = np.array([0.1, 0.9, 0.4, 0.4, 0.8, 0.2]), np.array([False, True, True, False, False, False])
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[needed] for b in scores[~needed]]
+    assert handover.auc(scores, needed) == pytest.approx(sum(pairs) / len(pairs), abs=1e-4)
+    assert handover.auc(scores, np.zeros(6, bool)) is handover.covered(scores, np.zeros(6, bool), 0.5) is None
+    assert [handover.covered(scores, needed, s) for s in (1 / 6, 0.5, 1.0)] == [0.5, 1.0, 1.0]
+
+
+def test_handover_looks_at_the_large_models_own_text():
+    """At every position of the answer the small model is asked behind what is really written there."""
+    eng = Engine(tiny_model(seed=0), None, drafts={"draft": tiny_model(seed=1, layers=2)}, chunk=5)
+    answer = eng.generate(list(range(8)), max_tokens=9)
+    seen = handover.look(eng, list(range(8)), answer.tokens)
+    small = Naive(eng.models["draft"])
+    logits = [small.feed(t) for t in [*range(8), *answer.tokens]][7:-1]
+    assert seen.needed.tolist() == [int(z.argmax()) != t for z, t in zip(logits, answer.tokens)]
+    p = torch.softmax(torch.stack(logits), -1)
+    assert seen.unsure["top"] == pytest.approx(1 - p.max(-1).values.numpy())
+    assert seen.unsure["entropy"] == pytest.approx(-(p * p.log()).sum(-1).numpy())
+    got = handover.figures([seen, seen])
+    assert got["positions"] == 18 and got["needed"] == pytest.approx(seen.needed.mean(), abs=1e-4)
+    assert sum(got["by_fifth"]) > 0

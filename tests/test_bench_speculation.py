@@ -146,7 +146,7 @@ def test_a_run_on_a_tiny_model(tiny, tmp_path):
         assert kind["fewer"]["lookahead"]["tokens_per_forward"] >= 1.0
     assert got["same"] == {p: {"same": 3, "of": 3, "tokens": 36} for p in plans}
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    show.print_speculation(got, console)
+    show.print_result(got, console)
     text = console.export_text()
     assert "Speed-up against own plain" in text and "lookahead" in text and "3" in text
     show.write_csv(got, tmp_path / "s.csv")

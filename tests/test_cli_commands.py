@@ -203,7 +203,8 @@ class TestBench:
         monkeypatch.setattr("fewer.bench.speed.measure", measure)
         monkeypatch.setattr("fewer.bench.methods.measure", measure)
         monkeypatch.setattr("fewer.bench.quality.measure", measure)
-        for name in ("print_speed", "print_methods", "print_quality"):
+        monkeypatch.setattr("fewer.bench.handover.measure", measure)
+        for name in ("print_speed", "print_methods", "print_quality", "print_handover"):
             monkeypatch.setattr(f"fewer.bench.show.{name}", lambda result, console: console.print("a table"))
         for name in ("write_csv", "write_html"):
             monkeypatch.setattr(f"fewer.bench.show.{name}", lambda result, path: path.write_text("written"))
@@ -224,6 +225,8 @@ class TestBench:
         assert asked["args"][:5] == (["gemfilter"], "smollm2-135m", 2, 300, 7)
         fewer("bench", "quality", "--weights", "int8", "--bytes", "900", "--prompts", "3", "--tokens", "5")
         assert asked["args"][:4] == ("smollm2-135m", 900, 3, 5) and asked["args"][-1] == "int8"
+        fewer("bench", "handover", "-m", "large", "--draft", "small", "--items", "2", "--tokens", "100", "--seed", "7")
+        assert asked["args"][:5] == ("large", "small", 2, 100, 7)
 
 
 def test_a_measured_effect_is_shown(fewer, monkeypatch, tmp_path):

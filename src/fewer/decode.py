@@ -20,6 +20,23 @@ from fewer.types import EMPTY_TREE, Out, Rows, Tree, chain, chain_then_tree, fol
 
 def decode(req: Request, horizon: Callable[[], int | None]) -> Work:
     """Run `req` to its end. `horizon()` = tokens that may be committed before Retain or Codec acts; None = any number."""
+    pending, at = yield from prefill(req)
+    context = list(req.kept_prompt)
+    while True:
+        tree = EMPTY_TREE
+        if req.told.decoding:
+            tree = yield from draft(req, context, horizon())
+        new = yield from advance(req, pending, at, tree, ahead(req, context, tree))
+        context += new
+        at += len(pending) + len(new) - 1
+        learn(req, context, new)
+        if req.finish_reason is not None:
+            return
+        pending = new[-1:]
+
+
+def prefill(req: Request) -> Work:
+    """Transform the prompt and read it but for its last piece -> (that piece, the position of its first token)."""
     yield from transform(req)
     pending, at = req.kept_prompt[req.cached :], req.cached
     if not pending:
@@ -33,18 +50,23 @@ def decode(req: Request, horizon: Callable[[], int | None]) -> Work:
         at, pending = at + size, pending[size:]
         if req.on_progress:
             req.on_progress(at, len(req.kept_prompt))
-    context = list(req.kept_prompt)
+    return pending, at
+
+
+def read(req: Request, tokens: list[int], at: int, horizon: Callable[[], int | None], stage: str = "decode") -> Work:
+    """Read certain tokens into the main model's cache, no more at once than its maintenance allows -> the logits (V,)
+    behind the last one. For strategies, whose main model may be behind the text."""
     while True:
-        tree = EMPTY_TREE
-        if req.told.decoding:
-            tree = yield from draft(req, context, horizon())
-        new = yield from advance(req, pending, at, tree, ahead(req, context, tree))
-        context += new
-        at += len(pending) + len(new) - 1
-        learn(req, context, new)
-        if req.finish_reason is not None:
-            return
-        pending = new[-1:]
+        rows = chain(tokens[: horizon() if req.told.decoding else None], at)
+        every = _all_rows_if_needed(req, len(rows))
+        out = yield Forward(rows, want=np.array([len(rows) - 1]) if every is None else every, stage=stage)
+        _tell_logits(req, rows, out, np.arange(len(rows)))
+        assert out.logits is not None
+        last = out.logits[-1]
+        yield Commit(np.arange(len(rows)))
+        at, tokens = at + len(rows), tokens[len(rows) :]
+        if not tokens:
+            return last
 
 
 def transform(req: Request) -> Work:

@@ -35,7 +35,7 @@ from fewer.result import Result, Score, Stream
 from fewer.runner import Runner
 from fewer.sampling import Sampler, Sampling
 from fewer.seams import Method
-from fewer.types import Group, Rng, Step, Told, chain
+from fewer.types import Group, Memory, Rng, Step, Told, chain
 
 if TYPE_CHECKING:
     from fewer.tokens.healing import Healer
@@ -69,6 +69,7 @@ class Engine:
         self.beside = beside
         self.forwards: Counter[str] = Counter()  # merged forwards a model, over all runs
         self._healers: dict[str, Healer] = {}
+        self.memory = Memory()  # what methods keep over requests
 
     # ------------------------------------------------------------------ public verbs
     def generate(self, prompt: Prompt | Sequence[Prompt], *, n: int = 1, **options: Any) -> Any:
@@ -128,7 +129,7 @@ class Engine:
 
     # ------------------------------------------------------------------ inside
     def _runner(self) -> Runner:
-        return Runner(self.models, self.stores, self.max_rows, forwards=self.forwards)
+        return Runner(self.models, self.stores, self.max_rows, forwards=self.forwards, memory=self.memory)
 
     def _siblings(self, runner: Runner, prompt: Prompt, n: int, options: dict[str, Any]) -> list[Request]:
         """n requests for one prompt. On a plain cache the first one's prefill is forked for the others."""
@@ -226,7 +227,9 @@ class Engine:
             if found is not None:
                 self._start_from(req, *found)
             req.on_prefilled = lambda r: self.prefixes.put(r.prompt, r.seqs["main"])
-            if seams.select is None:  # what was decoded under sparse reading is nobody else's prefix
+            if (
+                seams.select is None and seams.strategy is None
+            ):  # else the cache behind the prompt is not the text's own
                 req.on_end = self._remember
         return req
 
@@ -324,7 +327,8 @@ class Engine:
         led.generated_tokens = len(req.tokens)
         led.check()
         reason = req.finish_reason or "cancelled"
-        return Result(req.text, list(req.tokens), reason, led, req.logprobs, req.prompt)
+        drafts = [self.tokenizer.decode(tokens) for tokens, _ in req.drafts] if self.tokenizer else []
+        return Result(req.text, list(req.tokens), reason, led, req.logprobs, req.prompt, drafts)
 
 
 def _is_batch(prompt: Any) -> bool:

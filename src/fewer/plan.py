@@ -192,6 +192,9 @@ def _refuse(s: Seams) -> None:
         for other in (s.propose, s.accept, *s.transforms):
             if other is not None:
                 no(s.strategy, other, "it runs the request itself, from prompt to end.")
+        for m in s.methods():
+            if m.seam in s.strategy.excludes:
+                no(s.strategy, m, s.strategy.excludes[m.seam])
     black = [r for r in s.rules if r.black_box]
     if len(black) > 1:
         no(black[0], black[1], "both draw the token themselves.")

@@ -55,6 +55,9 @@ class Request:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    drafts: list[tuple[list[int], float]] = field(
+        default_factory=list
+    )  # texts beside this one: tokens, log probability
     finish_reason: str | None = None
     error: BaseException | None = None
     on_text: Callable[[str], None] | None = None

@@ -24,6 +24,7 @@ class Result:
     ledger: Ledger
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_tokens: list[int] = field(default_factory=list)
+    drafts: list[str] = field(default_factory=list)  # of a strategy that writes several texts: all of them, best first
 
     def to_dict(self) -> dict[str, Any]:
         """What --json prints."""
@@ -31,6 +32,7 @@ class Result:
             "text": self.text,
             "tokens": self.tokens,
             "finish_reason": self.finish_reason,
+            **({"drafts": self.drafts} if self.drafts else {}),
             "ledger": self.ledger.to_dict(),
         }
 

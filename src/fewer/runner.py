@@ -25,7 +25,7 @@ from fewer.models.decoder import Decoder, Spent
 from fewer.plan import PLAIN, label
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Retain, Rewind, Work
-from fewer.types import Group, Out, Step, Told
+from fewer.types import Group, Memory, Out, Step, Told
 
 Run = tuple[list[Out], list[Spent]]
 
@@ -69,7 +69,8 @@ class Live:
 class Runner:
     """Runs requests over named models, each with its own store. max_rows bounds a forward, max_live those in flight.
 
-    forwards counts merged forwards a model; a request's ledger counts those it took part in.
+    forwards counts merged forwards a model; a request's ledger counts those it took part in. memory: what methods keep
+    over requests.
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class Runner:
         max_rows: int = 1024,
         max_live: int = 64,
         forwards: Counter[str] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.models = models
         self.stores = stores or {n: m.new_store() for n, m in models.items()}
         self.max_rows, self.max_live = max_rows, max_live
         self.forwards: Counter[str] = Counter() if forwards is None else forwards
+        self.memory = memory or Memory()
         self.waiting: deque[Request] = deque()
         self.live: list[Live] = []
         self._lanes: Lanes | None = None
@@ -120,6 +123,8 @@ class Runner:
             req.told.windows = self.models["main"].spec.windows
             req.told.vocab = self.models["main"].spec.vocab
             req.told.near = self.models["main"].neighbours
+            req.told.embed = self.models["main"].head.embed
+            req.told.memory = self.memory
             run = decode if req.seams.strategy is None else req.seams.strategy.run
             self.live.append(Live(req, run(req, partial(self.horizon, req))))
         for one in list(self.live):

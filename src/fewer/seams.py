@@ -6,8 +6,9 @@ Every class says when it is called; a method overrides only what is new in its p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -107,6 +108,11 @@ class Method:
         """Models of its own, made from the main one, under names no other method takes. Asked when a request is queued;
         a name that the engine already has is not made again, so it must say everything the model depends on."""
         return {}
+
+    def remember(self, told: Told) -> Any:
+        """What outlives a request: made once for an engine and these knobs, had from `told.remembered(self)`. Bounded, and
+        free to change what a run costs, never what it says; nobody but this method touches it."""
+        return None
 
     def start(self, told: Told) -> Any:
         """This request's own state, made when the prompt's length is known."""
@@ -402,9 +408,13 @@ class Pack(Method):
 
 @dataclass(frozen=True)
 class Strategy(Method):
-    """How a request is run from prompt to end, in place of the standard one (decode.decode): cascades, second passes."""
+    """How a request is run from prompt to end, in place of the standard one (decode.decode): cascades, second passes.
+
+    Beside its text it may leave others in `req.drafts`, best first.
+    """
 
     seam: ClassVar[str] = "strategy"
+    excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})  # seam -> why its methods cannot share a plan with it
 
     def run(self, req: Request, horizon: Callable[[], int | None]) -> Work:
         """A coroutine over ONE request, on any of the engine's models by name. It yields Forward (each followed by its

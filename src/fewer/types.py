@@ -149,6 +149,31 @@ def nobody(token: int, count: int) -> torch.Tensor:
     return torch.zeros(0, dtype=torch.int64)
 
 
+def no_vectors(tokens: torch.Tensor) -> torch.Tensor:
+    """Input vectors where there is no model."""
+    raise RuntimeError("this request does not run on a model")
+
+
+def code_points(text: str) -> list[int]:
+    """A text as token ids where there is no tokenizer: the inverse of code_point."""
+    return [ord(c) for c in text]
+
+
+class Memory:
+    """What methods of one engine keep over its requests, by method and knobs; beyond `limit` the longest unused goes."""
+
+    def __init__(self, limit: int = 8) -> None:
+        self._limit, self._kept = limit, dict[Any, Any]()
+
+    def of(self, method: Any, told: Told) -> Any:
+        """What `method.remember(told)` made when it was first asked for."""
+        kept = self._kept.pop(method) if method in self._kept else method.remember(told)
+        self._kept[method] = kept
+        if len(self._kept) > self._limit:
+            del self._kept[next(iter(self._kept))]
+        return kept
+
+
 @dataclass(slots=True)
 class Told:
     """What a request tells its methods: facts, never controls. One per request and model; a method's own
@@ -169,6 +194,10 @@ class Told:
         as_it_is  # (a drafter's logits (V,), tokens drafted before) -> probabilities under the request's sampling
     )
     encode: Callable[[str], list[int]] | None = None  # text -> tokens; None where there is no tokenizer
+    embed: Callable[[torch.Tensor], torch.Tensor] = (
+        no_vectors  # tokens (n,) -> their input vectors (n, D), for soft nodes
+    )
+    memory: Memory = field(default_factory=Memory)  # the engine's
     _state: dict[int, Any] = field(default_factory=dict)
 
     def start(self, method: Any) -> None:
@@ -178,6 +207,10 @@ class Told:
     def of(self, method: Any) -> Any:
         """The state that `method.start` made for this request; None for what was never started (a one-pass watcher)."""
         return self._state.get(id(method))
+
+    def remembered(self, method: Any) -> Any:
+        """What this method keeps over all requests of the engine."""
+        return self.memory.of(method, self)
 
 
 @dataclass(slots=True)

@@ -1,17 +1,20 @@
 """Lookahead: the trie against counting by hand, its drafts against a naive ranking, forwards saved without a change."""
 
+import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fewer.errors import BadKnob
-from fewer.methods.propose.trie import NgramTrie, Node, Trie
+from fewer.methods.propose.trie import NgramTrie
+from fewer.parts.trie import KNOWN, Node, Trie
 from fewer.plan import plan
 from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
-from fewer.types import Told, Tree
+from fewer.types import EMPTY_TREE, Told, Tree
 
 TEXTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 LOOP = [3, 1, 4, 1, 5, 9, 2, 6] * 4
@@ -91,15 +94,40 @@ def test_open_nodes_are_the_suffixes_seen_before(text):
 
 @given(TEXTS, st.integers(1, 3), st.integers(1, 8))
 def test_drafts_the_most_probable_paths(text, suffix, nodes):
-    """P(path) = count(suffix + path) / count(suffix): the draft holds the `nodes` best, however ties are broken."""
+    """P(path) = rates * count(suffix + path) / count(suffix): the draft holds the `nodes` best, however ties are broken."""
     levels, seen = 3, grams(text, 6)
     tail = tuple(text[-suffix:])
     p = {
-        g[suffix:]: n / seen[tail] for g, n in seen.items() if suffix < len(g) <= suffix + levels and g[:suffix] == tail
+        g[suffix:]: math.prod(KNOWN[suffix - 1 : len(g) - 1]) * n / seen[tail]
+        for g, n in seen.items()
+        if suffix < len(g) <= suffix + levels and g[:suffix] == tail
     }
-    draft = paths(trie(text).branches(text, suffix, suffix, nodes, levels)) if len(text) >= suffix else []
+    tree = trie(text).branches(text, suffix, suffix, nodes, levels) if len(text) >= suffix else EMPTY_TREE
+    draft = paths(tree)
     assert len(set(draft)) == len(draft)
     assert sorted((p[path] for path in draft), reverse=True) == pytest.approx(sorted(p.values(), reverse=True)[:nodes])
+    if draft:
+        assert tree.chance.tolist() == pytest.approx([p[path] for path in draft])
+
+
+@given(TEXTS, st.integers(1, 12))
+def test_chances_of_siblings_exclude_each_other(text, nodes):
+    """They are shares of their parent's chance, shorter suffixes taking what the longer ones leave."""
+    tree = trie(text).branches(text, 1, 4, nodes, 3)
+    for parent in range(-1, len(tree)):
+        children = tree.chance[tree.parent == parent] if len(tree) else np.zeros(0)
+        assert children.sum() <= (1.0 if parent < 0 else tree.chance[parent]) + 1e-12
+
+
+def test_rates_follow_the_models_own_text():
+    """Tokens of the prompt teach nothing; those of the answer do: after `1 2` it never goes on as known, after `1` always."""
+    text = [1, 2, 3] * 9
+    t = trie(text)
+    assert [t.rates[n] for n in range(5)] == pytest.approx(KNOWN[:5])
+    for new in range(100, 130):
+        text += [1, 2, new]
+        t.extend(text, 3)
+    assert t.rates[0] > KNOWN[0] and t.rates[1] < KNOWN[1] / 2 and t.rates[2] == KNOWN[2]
 
 
 @given(TEXTS, st.integers(1, 8), st.integers(1, 4))

@@ -25,7 +25,7 @@ class Sheet:
 
 
 def sheets(result: dict[str, Any]) -> list[Sheet]:
-    """The tables of a result of the measure() of speed, methods, quality, healing or speculation."""
+    """The tables of a result of one of the bench's measurements."""
     return [s for s in KINDS[result["what"]](result) if s.rows]
 
 
@@ -181,6 +181,34 @@ def healing(r: dict[str, Any]) -> list[Sheet]:
     ]
 
 
+def handover(r: dict[str, Any]) -> list[Sheet]:
+    pair = f"{r['draft']} beside {r['model']}"
+    tasks: list[list[Value]] = [
+        [task, x["positions"], x["needed"], *x["auc"].values(), *x["covered"].values()]
+        for task, x in r["tasks"].items()
+    ]
+    first = next(iter(r["tasks"].values()))
+    shares = [f"in {float(s):.0%}" for s in first["covered"]]
+    fifths: list[list[Value]] = [[task, *x["by_fifth"]] for task, x in r["tasks"].items()]
+    routed: list[list[Value]] = [[float(t), x["handed"], x["agreement"]] for t, x in r["routed"].items()]
+    return [
+        Sheet(
+            "Where the large model is needed",
+            f"{pair}. Needed: share of positions at which the small one would say something else. AUC: how well its "
+            "uncertainty finds them. In 5%: how many of them lie where its entropy is highest.",
+            ["task", "positions", "needed", *(f"AUC {name}" for name in first["auc"]), *shares],
+            tasks,
+        ),
+        Sheet("Needed, by fifth of the answer", pair, ["task", "1st", "2nd", "3rd", "4th", "5th"], fifths),
+        Sheet(
+            "Handed over by threshold",
+            "The fs-gen strategy over all tasks. Agreement: leading tokens equal to the large model's answer.",
+            ["threshold", "handed over", "agreement"],
+            routed,
+        ),
+    ]
+
+
 def speculation(r: dict[str, Any]) -> list[Sheet]:
     from fewer.bench.speculation_sheets import tables
 
@@ -188,5 +216,5 @@ def speculation(r: dict[str, Any]) -> list[Sheet]:
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
-    f.__name__: f for f in (speed, methods, quality, healing, speculation)
+    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover)
 }

@@ -21,28 +21,8 @@ from fewer.report_svg import Bar, grouped
 LONGEST = 30  # characters of a row's name shown in a terminal
 
 
-def print_speed(result: dict[str, Any], console: Console) -> None:
-    """What speed.measure found."""
-    print_sheets(result, sheets(result), console)
-
-
-def print_methods(result: dict[str, Any], console: Console) -> None:
-    """What methods.measure found."""
-    print_sheets(result, sheets(result), console)
-
-
-def print_quality(result: dict[str, Any], console: Console) -> None:
-    """What quality.measure found."""
-    print_sheets(result, sheets(result), console)
-
-
-def print_healing(result: dict[str, Any], console: Console) -> None:
-    """What healing.measure found."""
-    print_sheets(result, sheets(result), console)
-
-
-def print_speculation(result: dict[str, Any], console: Console) -> None:
-    """What speculation.measure found."""
+def print_result(result: dict[str, Any], console: Console) -> None:
+    """What a measurement of the bench found."""
     print_sheets(result, sheets(result), console)
 
 

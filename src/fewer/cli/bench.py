@@ -45,12 +45,11 @@ def speed(
 ) -> None:
     """Prefill, decode and batches, side by side with the engines that are installed."""
     _check(csv, html)
-    from fewer.bench import show
     from fewer.bench.speed import measure
 
     with _telling() as say:
         result = measure(model, peers or None, cases or None, rounds, threads, say)
-    _deliver(result, show.print_speed, as_json, csv, html)
+    _deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -73,12 +72,11 @@ def methods(
 ) -> None:
     """What each method saves and costs on a real model, beside the plain run."""
     _check(csv, html)
-    from fewer.bench import show
     from fewer.bench.methods import measure
 
     with _telling() as say:
         result = measure(names, model, items, tokens, seed, say, threads, folder, draft)
-    _deliver(result, show.print_methods, as_json, csv, html)
+    _deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -97,12 +95,11 @@ def quality(
 ) -> None:
     """What packed weights cost: perplexity and greedy answers beside the dequantised float32 path."""
     _check(csv, html)
-    from fewer.bench import show
     from fewer.bench.quality import measure
 
     with _telling() as say:
         result = measure(model, nbytes, prompts, tokens, say, threads, weights, activations)
-    _deliver(result, show.print_quality, as_json, csv, html)
+    _deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -124,12 +121,11 @@ def healing(
 ) -> None:
     """Prompts cut inside tokens: accuracy of each kind of healing; exact bytes beside genlm-bytes."""
     _check(csv, html)
-    from fewer.bench import show
     from fewer.bench.healing import measure
 
     with _telling() as say:
         result = measure(model, cuts, seed, say, threads, peer_python, timed, beside, folder)
-    _deliver(result, show.print_healing, as_json, csv, html)
+    _deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -166,14 +162,37 @@ def speculation(
 ) -> None:
     """What drafting saves on six kinds of tasks, beside plain decoding and other engines' speculative modes."""
     _check(csv, html)
-    from fewer.bench import show
     from fewer.bench.speculation import Ways, measure
 
     chosen = [] if no_peers else peers or None
     ways = Ways(kinds or None, plans or None, chosen, items, tokens, rounds, threads, seed, draft, same_prompts=same)
     with _telling() as say:
         result = measure(model, ways, say)
-    _deliver(result, show.print_speculation, as_json, csv, html)
+    _deliver(result, as_json, csv, html)
+
+
+@app.command()
+def handover(
+    model: o.Model = "qwen2.5-coder-1.5b",
+    draft: Annotated[
+        str, typer.Option("--draft", help="The small model, of the same vocabulary.")
+    ] = "qwen2.5-coder-0.5b",
+    items: Annotated[int, typer.Option("--items", help="Prompts a task.")] = 6,
+    tokens: Annotated[int, typer.Option("--tokens", help="Length of the documents.")] = 400,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Which positions of a text need the large model, and whether the small one can tell."""
+    _check(csv, html)
+    from fewer.bench.handover import measure
+
+    with _telling() as say:
+        result = measure(model, draft, items, tokens, seed, say, threads)
+    _deliver(result, as_json, csv, html)
 
 
 def _check(*files: Path | None) -> None:
@@ -193,7 +212,6 @@ def _telling() -> Iterator[Callable[[str], None]]:
 
 def _deliver(
     result: dict[str, Any],
-    table: Callable[[dict[str, Any], Console], None],
     as_json: bool,
     csv: Path | None,
     html: Path | None,
@@ -207,4 +225,4 @@ def _deliver(
     if as_json:
         to_stdout(json.dumps(result, ensure_ascii=False) + "\n")
     else:
-        table(result, Console(highlight=False))
+        show.print_result(result, Console(highlight=False))

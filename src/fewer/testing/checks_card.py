@@ -17,6 +17,7 @@ from fewer.testing.subject import Subject
 
 TASKS = ("needle", "copy", "chat", "constrained", "batch")
 EVIDENCE = {"attention": ("probe", "watch"), "queries": ("probe", "watch_queries"), "logits": ("read_logits",)}
+DRAFT_EVIDENCE = {"logits": ("feedback",)}  # what a drafter hears, and where
 CHANGES_TEXT = ("retain", "select", "codec", "route", "propose", "accept", "transform", "pack", "strategy")
 
 
@@ -66,15 +67,16 @@ def evidence(subject: Subject) -> None:
     """Evidence is declared by those who take it, and taken by those who declare it."""
     method = subject.make(**subject.settings[0])
     cls, base = type(method), SEAMS[subject.seam]
-    unknown = method.needs - set(EVIDENCE)
-    require(not unknown, f"it needs {sorted(unknown)}; there is {', '.join(EVIDENCE)}")
+    offered = DRAFT_EVIDENCE if subject.seam == "propose" else EVIDENCE
+    unknown = method.needs - set(offered)
+    require(not unknown, f"it needs {sorted(unknown)}; there is {', '.join(offered)}")
     by_knobs = isinstance(
         inspect.getattr_static(cls, "needs"), property
     )  # other settings may take what this one does not
-    for kind, hooks in EVIDENCE.items():
+    for kind, hooks in offered.items():
         own = [h for h in hooks if getattr(cls, h, None) is not getattr(base, h, None)]
         if kind not in method.needs:
-            unused = hooks[-1] in own and not by_knobs
+            unused = hooks[-1] in own and not by_knobs and not getattr(method, "taps", None)
             require(not unused, f"it has {hooks[-1]} but does not declare that it needs {kind}, so nobody calls it")
             continue
         require(

@@ -5,7 +5,8 @@ Not on what ran before, on what runs beside it, on the pieces its prompt comes i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from fewer.plan import plan
@@ -16,36 +17,48 @@ from fewer.testing.companions import LONG, REPEATS, SHORT, WORDS, Broken, Fails
 from fewer.testing.harness import request
 from fewer.testing.held import require
 from fewer.testing.rig import Played, Rig, empty
-from fewer.testing.subject import Subject
+from fewer.testing.subject import Knobs, Subject
 
 BATCH = (SHORT, WORDS, LONG[:33], LONG[:70])
 ENGINES = ((WORDS, 0), (LONG[:50], 5))  # prompt, seed of the model
 
 
 def deterministic(subject: Subject) -> None:
-    """A, B, A on one runner with one method object, with failures and a cancelled request between: A is A again."""
+    """A, B, A on one runner with one method object, with failures and a cancelled request between: A is A again.
+
+    The ledger is A's again too; for a method that remembers, it is what the same requests cost on another runner."""
     for knobs in subject.settings:
         use = subject.use(knobs)
-        runner = subject.rig.runner(subject.rig.models())
         before = [repr(vars(m)) for m in use]
-        ways: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 11}]
-        first = [_on(runner, subject.rig, use, WORDS, **o) for o in ways]
-        _on(runner, subject.rig, use, LONG[:70])
-        _on(runner, subject.rig, use, REPEATS, turns=4)
-        if not any(r.black_box for r in plan(use).rules):
-            broken = _on(runner, subject.rig, [*use, Fails()], REPEATS, may_fail=True)
-            require(type(broken.req.error) is Broken, f"{knobs}: a failure in a request was lost: {broken.req.error!r}")
-            broken.req.error = None  # its traceback holds on to the store
-        again = [_on(runner, subject.rig, use, WORDS, **o) for o in ways]
-        empty(runner)
+        first, again = _a_b_a(subject, use, knobs)
         for a, b in zip(first, again):
             same_text(b, a, f"{knobs}: the same request, later")
+        pairs: Iterable[tuple[Played, Played]] = zip(first, again)
+        if any(type(m).remember is not Method.remember for m in use):
+            pairs = zip([*first, *again], chain(*_a_b_a(subject, use, knobs)))
+        for a, b in pairs:
             clocks = ("seconds", "lanes")
             counts = [{k: v for k, v in p.ledger.to_dict().items() if k not in clocks} for p in (a, b)]
             odd = {k: (counts[0][k], counts[1][k]) for k in counts[0] if counts[0][k] != counts[1][k]}
             require(not odd, f"{knobs}: the same request, later, has another ledger: {odd}")
         after = [repr(vars(m)) for m in use]
         require(before == after, f"{knobs}: the method object changed: {before} became {after}")
+
+
+def _a_b_a(subject: Subject, use: Sequence[Method], knobs: Knobs) -> tuple[list[Played], list[Played]]:
+    """A request greedy and sampled, then others, then the first two again, on one new runner."""
+    runner = subject.rig.runner(subject.rig.models())
+    ways: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 11}]
+    first = [_on(runner, subject.rig, use, WORDS, **o) for o in ways]
+    _on(runner, subject.rig, use, LONG[:70])
+    _on(runner, subject.rig, use, REPEATS, turns=4)
+    if not any(r.black_box for r in plan(use).rules):
+        broken = _on(runner, subject.rig, [*use, Fails()], REPEATS, may_fail=True)
+        require(type(broken.req.error) is Broken, f"{knobs}: a failure in a request was lost: {broken.req.error!r}")
+        broken.req.error = None  # its traceback holds on to the store
+    again = [_on(runner, subject.rig, use, WORDS, **o) for o in ways]
+    empty(runner)
+    return first, again
 
 
 def _on(

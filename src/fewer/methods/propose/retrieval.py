@@ -1,0 +1,76 @@
+"""RASD: a tree of what was retrieved, pruned by what a drafter expects next, fused with the drafter's own tree.
+
+    retrieved = what followed earlier places of the text's last tokens, longest match first, as one tree of `reach` nodes
+    pruned    = its branches that begin with one of the `roots` tokens the drafter expects first
+    fused     = pruned and the drafter's own tree, joined by their longest common prefixes; the likeliest `budget` nodes
+
+From Quan et al., "RASD: Retrieval-Augmented Speculative Decoding" (2025). Retrieval is from prompt and answer, by the same
+trie as lookahead's. The drafter of `rasd-recycling` is the adjacency matrix of token-recycling, that of `rasd` a draft model.
+A match of more than `sure` tokens is not pruned: it knows better than the drafter (the paper prunes always).
+Does not: retrieve from a datastore on disk, prune below the first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fewer.parts.adjacency import Adjacency, Recycled
+from fewer.parts.trees import Sapling, likeliest, rooted
+from fewer.parts.trie import Trie
+from fewer.seams import Propose, Target, knob
+from fewer.types import Told, Tree
+
+
+@dataclass(slots=True)
+class Both:
+    """One request: the text's trie, and the drafter's own state."""
+
+    trie: Trie
+    own: Recycled
+
+
+@dataclass(frozen=True)
+class Retrieval(Propose):
+    """Fuse what followed earlier places of the last tokens with a draft from Token Recycling's matrix."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    budget: int = knob(7, "tokens of a draft, all branches together", low=1)
+    length: int = knob(7, "tokens of one branch", low=1)
+    reach: int = knob(16, "tokens of the retrieved tree before it is pruned", low=1)
+    roots: int = knob(8, "tokens the drafter expects first: retrieved branches must begin with one of them", low=1)
+    sure: int = knob(4, "matches longer than so many tokens are not pruned", low=0)
+    longest: int = knob(8, "tokens of text that are matched at most", low=1)
+    capacity: int = knob(1 << 15, "entries of the trie", low=16)
+    breadth: int = knob(8, "successors kept a token", low=1, high=12)
+
+    def remember(self, told: Told) -> Adjacency:
+        return Adjacency(self.breadth)
+
+    def start(self, told: Told) -> Both:
+        return Both(Trie(self.longest + self.length, self.capacity), Recycled(told.remembered(self)))
+
+    def guess(self, context: list[int], limit: int, told: Told, state: Both) -> Tree:
+        levels, matrix = min(self.length, limit), state.own.matrix
+        own = state.own.grow(context[-1], self.budget, levels)
+        return self.fuse(own, matrix.successors(context[-1]), context, levels, state.trie)
+
+    def fuse(self, own: Tree, expected: Iterable[int], context: list[int], levels: int, trie: Trie) -> Tree:
+        """Retrieve, prune by the tokens `expected` first (none = the drafter cannot tell), join with its tree."""
+        found = trie.branches(context, 1, self.longest, self.reach, levels)
+        first = set(expected)
+        if first and len(found) and trie.matched(self.longest) <= self.sure:
+            found = rooted(found, first)
+        draft = Sapling()
+        draft.add_tree(own)
+        draft.add_tree(found)
+        return likeliest(draft.tree(), self.budget)
+
+    def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Both) -> None:
+        state.own.hear(tree, path, target)
+
+    def learn(self, context: list[int], new: list[int], told: Told, state: Both) -> None:
+        state.trie.extend(context, len(new))
+        state.own.learn(context, new)
