@@ -97,6 +97,7 @@ class Runner:
             req = self.waiting.popleft()
             req.told.n_layers = self.models["main"].spec.n_layers
             req.told.windows = self.models["main"].spec.windows
+            req.told.embed = self.models["main"].head.embed
             run = decode if req.seams.strategy is None else req.seams.strategy.run
             self.live.append(Live(req, run(req, partial(self.horizon, req))))
         for one in list(self.live):

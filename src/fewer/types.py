@@ -113,6 +113,11 @@ def code_point(token: int, first: bool) -> bytes:
     return chr(token).encode("utf-8", "surrogatepass")
 
 
+def no_vectors(tokens: torch.Tensor) -> torch.Tensor:
+    """Input vectors where there is no model."""
+    raise RuntimeError("this request does not run on a model")
+
+
 @dataclass(slots=True)
 class Told:
     """What a request tells its methods: facts, never controls. One per request and model; a method's own
@@ -125,6 +130,9 @@ class Told:
     decoding: bool = False  # the whole prompt is committed
     generated: list[int] = field(default_factory=list)
     spell: Callable[[int, bool], bytes] = code_point  # (token, is it the first?) -> the bytes it adds to the text
+    embed: Callable[[torch.Tensor], torch.Tensor] = (
+        no_vectors  # tokens (n,) -> their input vectors (n, D), for soft nodes
+    )
     _state: dict[int, Any] = field(default_factory=dict)
 
     def start(self, method: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import fewer
-from fewer.cli import bench, chat, demo, doctor, methods, models, run, verify
+from fewer.cli import bench, chat, demo, doctor, methods, models, run, train, verify
 from fewer.errors import FewerError
 
 REPORT = "This is a bug in fewer: run it again with --debug and please report what it prints."
@@ -50,6 +50,7 @@ app.command("methods")(methods.methods)
 app.command("verify")(verify.verify)
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 
 

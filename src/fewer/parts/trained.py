@@ -51,7 +51,9 @@ class Part:
         if probe is None or probe.shape != mine.shape:
             raise self._damaged(f"probe must be {tuple(mine.shape)}")
         if torch.cosine_similarity(probe.double(), mine.double(), dim=-1).min() < ALIKE:
-            raise self._wrong(f"it was trained for {self.about.get('model')}, whose weights are others than this model's")
+            raise self._wrong(
+                f"it was trained for {self.about.get('model')}, whose weights are others than this model's"
+            )
         for name, shape in shapes.items():
             t = self.tensors.get(name)
             if t is None or tuple(t.shape) != shape:

@@ -157,9 +157,7 @@ class Foresight:
 
 
 @torch.inference_mode()
-def foresight(
-    eng: Engine, s: Spoken, states: torch.Tensor, spec: Spec, weights: dict[str, torch.Tensor]
-) -> Foresight:
+def foresight(eng: Engine, s: Spoken, states: torch.Tensor, spec: Spec, weights: dict[str, torch.Tensor]) -> Foresight:
     """What the trained draft says along one answer, by the engine's own head."""
     y = forward(states[None].float(), spec, weights)[0, s.start - 1 : s.start - 1 + len(s.ids)]
     z = eng.model.head.logits(y.contiguous())

@@ -29,7 +29,7 @@ from fewer.plan import PLAIN
 from fewer.train.kangaroo import distil
 from fewer.train.said import Spoken
 from fewer.train.session import Session
-from fewer.types import Group, Step, Told, chain
+from fewer.types import Group, Rows, Step, Told, chain
 
 TEXTS = 4  # a step
 PLACES = 24  # asked in a text
@@ -81,7 +81,13 @@ def train(session: Session, output: Path, prompts: int, command: str) -> dict[st
         "first_rank_untrained": [round(row[0], 4) for row in measure(eng, judge, start)],
         "accepted": {b: round(gain(dynamic(rates, b)), 3) for b in BUDGETS},
     }
-    write(output, KIND, {"prompts": trained, "rates": torch.tensor(rates)}, eng.model, {**session.about(command), **report})
+    write(
+        output,
+        KIND,
+        {"prompts": trained, "rates": torch.tensor(rates)},
+        eng.model,
+        {**session.about(command), **report},
+    )
     return report
 
 
@@ -186,8 +192,6 @@ def measure(eng: Engine, judge: Sequence[Spoken], vectors: torch.Tensor) -> tupl
 
 def guess(model: Decoder, tokens: torch.Tensor, at: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """The engine's guesses (P, m, RANKS) behind the places `at` of a text: the text as a chain, prompt tokens as branches."""
-    from fewer.types import Rows
-
     n, m, p = len(tokens), len(vectors), len(at)
     parent = torch.cat([at[:, None], n + torch.arange(p)[:, None] * m + torch.arange(m - 1)], 1).flatten()
     rows = Rows(

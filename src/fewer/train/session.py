@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import fewer
 from fewer.bench.record import machine, versions
 from fewer.engine import Engine
 from fewer.errors import BadRequest
+from fewer.kernels.cpu import set_threads
+from fewer.models.fetch import cache_folder
 from fewer.models.layers import DenseHead
 from fewer.models.resolve import resolve
 from fewer.models.source import Source, open_source
@@ -23,6 +26,11 @@ TOKENS = 400_000  # answer tokens after which more teach little
 LISTENING = 0.5  # share of the time for asking the model
 
 Say = Callable[[str], None]
+
+
+def default_data(model: str) -> Path:
+    """Where what a model says is kept, unless told otherwise."""
+    return cache_folder() / "said" / re.sub(r"[^\w.]+", "-", model).strip("-")
 
 
 @dataclass
@@ -43,6 +51,7 @@ class Session:
             raise BadRequest(f"--minutes must be more than 0, not {self.minutes}")
         self.say(f"loading {self.model}")
         self.eng: Engine = fewer.open(self.model, threads=self.threads)
+        torch.set_num_threads(set_threads(self.threads))
         self.source: Source = open_source(resolve(self.model))
 
     def stop(self) -> None:
@@ -56,7 +65,9 @@ class Session:
 
         judge = collect(self.eng, self.data, 1, 0.0, self.seed, told("to judge by"), held=True)
         seconds = 60 * self.minutes * LISTENING - (time.monotonic() - self.began)
-        learn = collect(self.eng, self.data, TOKENS, seconds, self.seed, told("to learn from"), over=lambda: self.stopped)
+        learn = collect(
+            self.eng, self.data, TOKENS, seconds, self.seed, told("to learn from"), over=lambda: self.stopped
+        )
         return learn, judge
 
     def head(self) -> DenseHead:
@@ -77,6 +88,7 @@ class Session:
             "command": command,
             "seed": self.seed,
             "minutes": round((time.monotonic() - self.began) / 60, 1),
+            "interrupted": self.stopped,
             "date": time.strftime("%Y-%m-%d"),
             "versions": versions(),
             "machine": machine()["cpu"],

@@ -12,7 +12,6 @@ Does not: hand the early layers' hidden states on to verification, which compute
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 

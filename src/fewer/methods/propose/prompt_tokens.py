@@ -11,6 +11,7 @@ Does not: use several vectors a prompt token (the paper's ensembles) or adapt th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,7 +73,7 @@ class PromptTokens(Propose):
             state.guesses.append(torch.topk(logits, min(RANKS, len(logits))).indices.tolist())
 
 
-def fresh(embed: "Embed", prompts: int = PROMPTS) -> torch.Tensor:
+def fresh(embed: Callable[[torch.Tensor], torch.Tensor], prompts: int = PROMPTS) -> torch.Tensor:
     """Prompt tokens before training: the input vectors of the vocabulary's first tokens."""
     return embed(torch.arange(prompts))
 
@@ -88,7 +89,7 @@ def plant(shape: Shape, guesses: list[list[int]], vectors: torch.Tensor) -> Tree
             chance.append(c)
     kinds = list[int]()
     for i, n in enumerate(shape.prompts, -1):
-        tip = place.get(i, None)
+        tip = place.get(i)
         if tip is None:
             continue
         for k in range(n):
