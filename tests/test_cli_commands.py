@@ -204,8 +204,7 @@ class TestBench:
         monkeypatch.setattr("fewer.bench.methods.measure", measure)
         monkeypatch.setattr("fewer.bench.quality.measure", measure)
         monkeypatch.setattr("fewer.bench.handover.measure", measure)
-        for name in ("print_speed", "print_methods", "print_quality", "print_handover"):
-            monkeypatch.setattr(f"fewer.bench.show.{name}", lambda result, console: console.print("a table"))
+        monkeypatch.setattr("fewer.bench.show.print_result", lambda result, console: console.print("a table"))
         for name in ("write_csv", "write_html"):
             monkeypatch.setattr(f"fewer.bench.show.{name}", lambda result, path: path.write_text("written"))
         return seen

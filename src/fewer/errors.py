@@ -56,3 +56,7 @@ class InvariantBroken(FewerError):
     """The ledger of a run does not add up: a bug in the engine or a method, never the user's."""
 
     exit_code = 70
+
+
+class WrongPart(ModelError):
+    """A trained part (a drafter's adapter, prompt tokens) was made for another method or another model."""

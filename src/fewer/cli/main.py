@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import fewer
-from fewer.cli import bench, chat, demo, doctor, methods, models, run, tokens, verify
+from fewer.cli import bench, chat, demo, doctor, methods, models, run, tokens, train, verify
 from fewer.errors import FewerError
 
 REPORT = "This is a bug in fewer: run it again with --debug and please report what it prints."
@@ -51,6 +51,7 @@ app.command("verify")(verify.verify)
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 
 

@@ -112,8 +112,11 @@ def rollback(subject: Subject) -> None:
             for variant in ("qwen3", "gemma3"):
                 got = alone(subject, subject.use(knobs), prompt, variant, max_tokens=16, chunk=16)
                 text = [*got.req.kept_prompt, *got.tokens]
+                models = subject.rig.models(variant)
+                for method in got.req.seams.methods():
+                    models |= method.brings(models["main"])
                 for model, cache in got.cache.items():
-                    want = fresh(subject.rig.models(variant)[model], text[: cache.next_pos])
+                    want = fresh(models[model], text[: cache.next_pos])
                     gap = differ(cache, want, got.tolerance)
                     require(
                         gap is None, f"{dict(knobs)}, {variant}, model {model!r}: not a fresh prefill's cache: {gap}"

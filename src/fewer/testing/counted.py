@@ -15,13 +15,16 @@ from fewer.types import Step
 
 @dataclass
 class Work:
-    """Rows counted where they pass: embedded, through a layer's attention, through a layer's FFN. reads: see `Watched`."""
+    """Rows counted where they pass: embedded, through a layer's attention, through a layer's FFN. reads: see `Watched`.
+
+    own: the model's own forward is under way; a method's model that shares its layers is not counted."""
 
     embedded: int = 0
     attention: int = 0
     ffn: int = 0
     forwards: int = 0
     reads: int = 0
+    own: bool = False
 
 
 class CountedBlock:
@@ -33,14 +36,14 @@ class CountedBlock:
     def qkv(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        self.work.attention += len(x)
+        self.work.attention += len(x) * self.work.own
         return self.block.qkv(x, cos, sin)
 
     def out(self, o: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return self.block.out(o, x)
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        self.work.ffn += len(x)
+        self.work.ffn += len(x) * self.work.own
         return self.block.mlp(x)
 
 
@@ -63,4 +66,8 @@ class Watched(Decoder):
             self.work.embedded += m
             for layer in range(self.spec.n_layers if step.stop is None else step.stop):
                 self.work.reads += m * int(store.entries(g.seq, layer).sum()) + heads * m * (m + 1) // 2
-        return self._inner.forward(step, store)
+        self.work.own = True
+        try:
+            return self._inner.forward(step, store)
+        finally:
+            self.work.own = False

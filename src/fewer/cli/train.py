@@ -1,0 +1,112 @@
+"""`fewer train drafter kangaroo|ppd`: train a small drafter on a frozen model, with nothing but the model and text at hand.
+
+Progress goes to stderr, what the drafter reaches on held-out texts to stdout. What the model said is kept and used again.
+The first Ctrl-C ends the training and writes what has been learnt so far; the second one ends at once and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fewer.cli import options as o
+from fewer.cli.console import err
+from fewer.cli.session import on_interrupt, to_stdout
+from fewer.errors import BadRequest
+
+if TYPE_CHECKING:
+    from fewer.train.session import Session
+
+app = typer.Typer(help="Train small parts of methods on a frozen model.", no_args_is_help=True)
+drafter = typer.Typer(help="Train a drafter.", no_args_is_help=True)
+app.add_typer(drafter, name="drafter")
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write, .safetensors; replaced in one piece.")]
+Minutes = Annotated[float, typer.Option("--minutes", help="How long to take, at most half of it to ask the model.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the prompts and of the training.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder for what the model says; used again if it is there. Default: fewer's cache."),
+]
+
+
+@drafter.command()
+def kangaroo(
+    output: Output,
+    model: o.Model = o.DEFAULT_MODEL,
+    layers: Annotated[int, typer.Option("--layers", min=1, help="Early layers that draft.")] = 3,
+    minutes: Minutes = 35.0,
+    seed: Seed = 0,
+    data: Data = None,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """An adapter that lets the first layers draft for the whole model."""
+    from fewer.train.kangaroo import train
+
+    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, layers, c))
+
+
+@drafter.command()
+def ppd(
+    output: Output,
+    model: o.Model = o.DEFAULT_MODEL,
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=1, max=16, help="Prompt tokens: how far a guess reaches.")
+    ] = 3,
+    minutes: Minutes = 35.0,
+    seed: Seed = 0,
+    data: Data = None,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Prompt tokens behind which the model guesses the tokens after next."""
+    from fewer.train.ppd import train
+
+    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, prompts, c))
+
+
+def _run(
+    model: str,
+    minutes: float,
+    seed: int,
+    data: Path | None,
+    threads: int | None,
+    as_json: bool,
+    output: Path,
+    train: Callable[[Session, str], dict[str, Any]],
+) -> None:
+    if output.suffix != ".safetensors" or output.is_dir() or not output.absolute().parent.is_dir():
+        raise BadRequest(f"--output must be a .safetensors file in a folder that exists, not {output}")
+    from fewer.train.session import Session, default_data
+
+    command = "fewer " + " ".join(sys.argv[1:])
+    status = err.status("starting") if err.is_terminal else None
+    try:
+        if status is not None:
+            status.start()
+        say = err.print if status is None else status.update
+        session = Session(model, minutes, seed, data or default_data(model), say, threads)
+        with on_interrupt(session.stop):
+            report = train(session, command)
+    finally:
+        if status is not None:
+            status.stop()
+    if as_json:
+        to_stdout(json.dumps({"output": str(output), **report}, ensure_ascii=False) + "\n")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for name, value in report.items():
+        table.add_row(name.replace("_", " "), str(value))
+    out = Console(highlight=False)
+    out.print(table)
+    out.print(f"written: {output}")
