@@ -72,14 +72,14 @@ def test_more_stands_the_larger_delta_is():
 
 
 def test_a_neighbourhood_lends_while_it_is_within_delta():
-    p = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     lent = lambda delta, near=3: Neighbourhood(delta=delta, near=near).lent(0, p, ring())  # noqa: E731  (near 0: 1, 3, 2)
     assert [lent(0.1), lent(0.2), lent(0.59), lent(0.6), lent(0.9)] == pytest.approx([0, 0.2, 0.2, 0.6, 0.9])
     assert lent(0.9, 1) == pytest.approx(0.2) and lent(0.9, 0) == 0
 
 
 def test_greedy_a_draft_stands_if_its_neighbourhood_outweighs_the_best():
-    p = torch.tensor([0.3, 0.2, 0.05, 0.45]).double()
+    p = torch.tensor([0.3, 0.2, 0.05, 0.45], dtype=torch.float64)
     sure = torch.tensor([0.0, 0.0, 0.0, 1.0]).double()
     tree = Tree(np.array([0]), np.array([-1]))
 

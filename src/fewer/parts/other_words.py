@@ -5,7 +5,8 @@ they may merge with; everything before stays, so a step costs the same however l
 text will do as a context, so where a word is cut differently than in one piece, only the draft is a little worse.
 Control tokens become those of the same name, or nothing where the other model has none.
 
-Does not: tokenise an incomplete character (its bytes wait), say how the target would cut a text into tokens.
+Does not: tokenise an incomplete character (its bytes wait, and nothing can be drafted behind them), say how the target
+would cut a text into tokens.
 """
 
 from __future__ import annotations
@@ -99,9 +100,6 @@ class OtherWords:
                 end = [] if same is None else [same]
                 break
             data += self.own.token_bytes(token)
-        if not data.startswith(self.waiting):
-            return []
-        data = data[len(self.waiting) :]
         if cut := len(incomplete(data)):
             data, end = data[:-cut], []
         try:

@@ -6,7 +6,8 @@ it writes on, and the bytes it wrote are cut into the target's tokens, which are
 at each of them as without a draft, so it does not matter whether the text was cut as the target would have: only a draft
 that was is accepted.
 
-Does not: judge by ratio (the two distributions are over different things), draft more than one line.
+Does not: judge by ratio (the two distributions are over different things), draft more than one line, or draft where the
+text ends inside a character.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class ThroughText(Propose):
 
     def draft(self, context: list[int], limit: int, told: Told, state: Lane, rng: Rng) -> Work:
         ids, lane = state.text.hear(context), state.model
-        if not ids:
+        if not ids or state.text.waiting:
             return EMPTY_TREE
         yield from lane.begin(ids, told)
         tip = -1
