@@ -87,7 +87,6 @@ class Mixes(samples.Skips):
         ("streaming-llm", samples.TopKeys()),
         ("streaming-llm", samples.Half()),
         ("streaming-llm", samples.Skips()),
-        (samples.Parrot(), samples.DraftModel()),
         (Mixes(), samples.Parrot()),
         (Draws(), Draws()),
         (samples.Ratio(), Draws()),

@@ -123,9 +123,19 @@ class Merged(Propose):
     parts: tuple[Propose, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("needs", "uses", "taps"):
-            object.__setattr__(self, name, frozenset().union(*(getattr(p, name) for p in self.parts)))
         object.__setattr__(self, "name", " + ".join(p.name or type(p).__name__ for p in self.parts))
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset[str]().union(*(p.needs for p in self.parts))
+
+    @property
+    def uses(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset[str]().union(*(p.uses for p in self.parts))
+
+    @property
+    def taps(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset[str]().union(*(p.taps for p in self.parts))
 
     @property
     def by_text(self) -> bool:  # type: ignore[override]

@@ -46,11 +46,12 @@ def _replayed(s: Subject) -> bool:
 
 
 def _may_meet_drafts(s: Subject) -> bool:
+    """May drafts of another stand beside it? Those of a drafter with a judge of its own would be judged otherwise."""
     try:
         plan([*s.use(), Oracle()])
     except CannotCombine:
         return False
-    return True
+    return plan(s.use()).accept is None
 
 
 REPLAYED = ("retain", "select", "codec", "route", "transform", "propose", "pack")

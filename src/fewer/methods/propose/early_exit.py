@@ -72,6 +72,7 @@ class EarlyExit(Propose):
         for step in range(min(limit, self.length)):
             out = yield Forward(rows, np.array([len(rows) - 1]), model)
             yield Commit(np.arange(0 if step else len(certain)), model)
+            assert out.logits is not None
             z = out.logits[0]
             token = int(z.argmax())
             p = float(1 / (z - z[token]).exp().sum())
