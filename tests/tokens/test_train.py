@@ -30,7 +30,7 @@ ENGLISH = "".join(pydoc_data.topics.topics[k] for k in ("specialnames", "exprlis
     :120_000
 ]
 TEXT = ENGLISH + "\nevlerimizde kitaplardan 학교에서 우리는 사람들은 भारत में 1234567 x\r\n\n"
-SIZES = {"utf8": 256, "kl3m-chars": 1500}
+SIZES = {"utf8": 256, "kl3m-chars": 600}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_any_bytes_come_back(trained: dict[str, Vocabulary], name: str) -> None:
     v = trained[name]
 
     @settings(max_examples=40, deadline=None)
-    @given(st.binary(max_size=80) | st.text(max_size=40).map(str.encode))
+    @given(st.binary(max_size=80) | st.text(max_size=40).map(str.encode) | st.builds(bytes, st.lists(st.just(0))))
     def check(data: bytes) -> None:
         assert v.decode(v.encode_bytes(data)) == data
 
@@ -208,7 +208,7 @@ def superword(corpus: Corpus) -> boundless.Boundless:
 
 def test_the_file_merges_across_words_as_the_paper_says(superword: boundless.Boundless) -> None:
     pattern = cuts.pattern("words")
-    assert len(superword.supermerges) > 20 and (b" of", b" the") in superword.supermerges
+    assert len(superword.supermerges) > 9 and (b" of", b" the") in superword.supermerges
     assert superword.backend.get_vocab_size() == 900
     vocabulary = bpe.tokens_of(superword.backend)
     for text in [
@@ -321,7 +321,7 @@ def test_any_vocabulary_may_be_cut_by_the_shortest_path(corpus: Corpus, trained:
 
 
 def test_character_tokens_are_short_and_terms_are_kept(corpus: Corpus, trained: dict[str, Vocabulary]) -> None:
-    assert max(len(t) for t in trained["kl3m-chars"].tokens) == 3
+    assert max(len(t) for t in trained["bpe"].tokens) > 3 >= max(len(t) for t in trained["kl3m-chars"].tokens)
     made = recipe.train(recipe.point("bpe", size=500), corpus, terms=["habeas corpus", "§ 1983"])
     assert made.backend.encode("a habeas corpus, 42 U.S.C. § 1983").tokens.count("habeas corpus") == 1
     assert made.made["tokens"] == 502

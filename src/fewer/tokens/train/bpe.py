@@ -66,7 +66,7 @@ def train_unigram(corpus: Corpus, size: int, pattern: str) -> Tokenizer:
     lowest = min(score for _, score in scored) - 10.0
     lacking = [(char, lowest) for char in sorted(alphabet) if char not in known]
     kept = [pair for pair in scored if len(pair[0]) == 1] + [pair for pair in scored if len(pair[0]) > 1]
-    backend.model = Unigram([*lacking, *kept[: size - len(lacking)]], unk_id=0, byte_fallback=False)
+    backend.model = Unigram([*lacking, *kept[: size - len(lacking)]], unk_id=None, byte_fallback=False)
     return backend
 
 

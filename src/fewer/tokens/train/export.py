@@ -59,7 +59,9 @@ def merging(
 
 def shortest(tokens: Sequence[bytes], pattern: str) -> Tokenizer:
     """The fewest tokens of each piece."""
-    return byte_level(Tokenizer(Unigram([(spelled(t), -1.0) for t in tokens], unk_id=0, byte_fallback=False)), pattern)
+    return byte_level(
+        Tokenizer(Unigram([(spelled(t), -1.0) for t in tokens], unk_id=None, byte_fallback=False)), pattern
+    )
 
 
 def add_terms(backend: Tokenizer, terms: Sequence[str]) -> None:
