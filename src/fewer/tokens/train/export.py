@@ -58,7 +58,7 @@ def merging(
 
 
 def shortest(tokens: Sequence[bytes], pattern: str) -> Tokenizer:
-    """The fewest tokens of each piece."""
+    """The fewest tokens of each piece. No token is named as the unknown one: `tokenizers` fuses neighbours of it."""
     return byte_level(
         Tokenizer(Unigram([(spelled(t), -1.0) for t in tokens], unk_id=None, byte_fallback=False)), pattern
     )
