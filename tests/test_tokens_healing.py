@@ -153,9 +153,12 @@ def test_tree_ranking_follows_one_greedy_path():
     ranked = rank(engine, "ba", names)
     assert sorted(ranked.order) == sorted(names)
     assert ranked.forwards <= max(len(tok.encode(n)) for n in names)
-    p = next_tokens(engine)(tuple(tok.encode("ba")))
-    firsts = {n: tok.encode("ba" + n)[1] if tok.encode("ba" + n)[0] == tok.encode("ba")[0] else None for n in names}
-    off = [n for n in names if firsts[n] is not None and ranked.scores[n][0] == 0]
+    prompt = tok.encode("ba")
+    p = next_tokens(engine)(tuple(prompt))
+    whole = {n: tok.encode("ba" + n) for n in names}
+    firsts = {n: i[len(prompt)] if i[: len(prompt)] == prompt else tok.encode(n)[0] for n, i in whole.items()}
+    off = [n for n in names if ranked.scores[n][0] == 0]
+    assert off
     for n in off:
         assert ranked.scores[n][1] == pytest.approx(math.log(p[firsts[n]]))
     exact = rank(engine, "ba", names, "exact")

@@ -121,13 +121,13 @@ class Overheard(EarlyExit):
 @pytest.mark.parametrize(("variant", "layers"), [("llama", 1), ("qwen3", 2), ("gemma3", 2)])
 def test_drafts_are_a_naive_early_exit(variant, layers, tmp_path):
     model = tiny_model(variant)
-    method = Overheard(file=part(tmp_path, model, layers), length=3, threshold=0.25)
+    method = Overheard(file=part(tmp_path, model, layers), length=3, threshold=0.4)
     HEARD.clear()
     assert generate(model, PROMPT, use=[method], max_tokens=8)[0] == generate(model, PROMPT, max_tokens=8)[0]
     w = {name: t.half().double() for name, t in weights(model).items()}
     sizes = set()
     for context, limit, tree in HEARD:
-        want = naive_draft(model, w, layers, context, min(limit, 3), 0.25)
+        want = naive_draft(model, w, layers, context, min(limit, 3), 0.4)
         assert tree.tokens.tolist() == [t for t, _ in want]
         assert tree.chance.tolist() == pytest.approx(np.cumprod([p for _, p in want]).tolist())
         sizes.add(len(tree))
@@ -187,7 +187,7 @@ def test_the_simulated_run_is_the_real_one(tmp_path, threshold):
     seen = Foresight(np.array([t == u for (t, _), u in zip(said, text[1:])]), np.array([p for _, p in said]))
     tokens, forwards, steps = simulate(seen, 2, threshold)
     assert tokens == 19 and forwards == ledger.models["main"].forwards - 1  # the first token is the prompt's own
-    assert steps == ledger.drafted_tokens
+    assert ledger.accepted_tokens <= steps <= ledger.drafted_tokens
 
 
 def test_random_weights_change_nothing(tmp_path):

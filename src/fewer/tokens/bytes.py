@@ -81,7 +81,7 @@ class ByteState:
         self._tip: Head | None = None  # the last head that is committed
         rule, at = model.rule, model.rule.sure(data)
         head: Head | None = None if context or at else Head(-1, -1, rule.start, None)
-        for token in (*context, *(self._encoded(data[:at]) if at else ())):
+        for token in (*context, *(self._encoded(data, at) if at else ())):
             head = Head(int(token), -1, rule.start, head)
         assert head is not None
         self.opens = walk(rule, [Open(head, rule.trie.root)], data[at:])
@@ -221,14 +221,21 @@ class ByteState:
     def _size(self, ways: list[list[Open]]) -> int:
         return sum(1 for _ in tree((o.head for way in ways for o in way), self._tip))
 
-    def _encoded(self, data: bytes) -> list[int]:
-        """The encoder's own tokens of a text that ends at a sure cut."""
+    def _encoded(self, data: bytes, at: int) -> list[int]:
+        """The encoder's own tokens of a text up to a sure cut. Where the cut lies depends on what follows, so all of it
+        is encoded."""
         tokenizer = self._engine.tokenizer
         assert tokenizer is not None
-        ids = tokenizer.encode(data.decode(), bos=False)
-        if b"".join(map(tokenizer.token_bytes, ids)) != data:
+        out: list[int] = []
+        done = 0
+        for token in tokenizer.encode(data.decode(errors="ignore"), bos=False):
+            if done >= at:
+                break
+            out.append(token)
+            done += len(tokenizer.token_bytes(token))
+        if b"".join(map(tokenizer.token_bytes, out)) != data[:at]:
             raise _unspelled(self.model.rule, data)
-        return ids
+        return out
 
 
 def _checked(data: bytes) -> bytes:

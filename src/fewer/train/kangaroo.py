@@ -166,7 +166,8 @@ def foresight(eng: Engine, s: Spoken, states: torch.Tensor, spec: Spec, weights:
 
 
 def simulate(f: Foresight, length: int, threshold: float) -> tuple[int, int, int]:
-    """Drafting along one answer as EarlyExit does -> tokens, forwards of the model, draft steps."""
+    """Drafting along one answer as EarlyExit does -> tokens, forwards of the model, draft steps up to the first wrong one
+    of each draft: how sure it is behind that nobody knows."""
     at = forwards = steps = 0
     while at < len(f.right):
         forwards += 1
