@@ -81,7 +81,7 @@ class ByteState:
         self._tip: Head | None = None  # the last head that is committed
         rule, at = model.rule, model.rule.sure(data)
         head: Head | None = None if context or at else Head(-1, -1, rule.start, None)
-        for token in (*context, *(self._encoded(data[:at]) if at else ())):
+        for token in (*context, *(self._encoded(data, at) if at else ())):
             head = Head(int(token), -1, rule.start, head)
         assert head is not None
         self.opens = walk(rule, [Open(head, rule.trie.root)], data[at:])
@@ -221,12 +221,18 @@ class ByteState:
     def _size(self, ways: list[list[Open]]) -> int:
         return sum(1 for _ in tree((o.head for way in ways for o in way), self._tip))
 
-    def _encoded(self, data: bytes) -> list[int]:
-        """The encoder's own tokens of a text that ends at a sure cut."""
+    def _encoded(self, data: bytes, end: int) -> list[int]:
+        """The encoder's own tokens of the first `end` bytes, as they stand in the whole text."""
         tokenizer = self._engine.tokenizer
         assert tokenizer is not None
-        ids = tokenizer.encode(data.decode(), bos=False)
-        if b"".join(map(tokenizer.token_bytes, ids)) != data:
+        ids: list[int] = []
+        spelled = b""
+        for token in tokenizer.encode(data.decode(errors="ignore"), bos=False):
+            if len(spelled) >= end:
+                break
+            ids.append(token)
+            spelled += tokenizer.token_bytes(token)
+        if spelled != data[:end]:
             raise _unspelled(self.model.rule, data)
         return ids
 
