@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -196,15 +197,18 @@ def longest_match(text: bytes, words: dict[int, bytes]) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("text", [b"a", b"ab", b"aba", b"abab", b"bbab"])
+@pytest.mark.parametrize("text", [b"ab", b"aba", b"bbab"])
 def test_maximum_prefix_encoding(text: bytes):
     words = dict(enumerate([b"a", b"b", b"ab", b"aba", b"bba", b"abab"], start=1))
     engine = tiny_engine(None, 8)
-    tails = ["".join(c).encode() for n in range(6) for c in itertools.product("ab", repeat=n)]
+    tails = ["".join(c).encode() for n in range(4) for c in itertools.product("ab", repeat=n)]
 
+    @cache
     def begins(ids: tuple[int, ...]) -> bool:
         spelled = b"".join(words[t] for t in ids)
-        return any(tuple(longest_match(spelled + t, words)[: len(ids)]) == ids for t in tails)
+        return (len(ids) == 1 or begins(ids[:-1])) and any(
+            tuple(longest_match(spelled + t, words)[: len(ids)]) == ids for t in tails
+        )
 
     model = ByteModel(engine, LongestMatch(Trie(words.items())))
     model.ends = np.array([0])

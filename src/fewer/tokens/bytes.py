@@ -221,19 +221,18 @@ class ByteState:
     def _size(self, ways: list[list[Open]]) -> int:
         return sum(1 for _ in tree((o.head for way in ways for o in way), self._tip))
 
-    def _encoded(self, data: bytes, at: int) -> list[int]:
-        """The encoder's own tokens of a text up to a sure cut. Where the cut lies depends on what follows, so all of it
-        is encoded."""
+    def _encoded(self, data: bytes, end: int) -> list[int]:
+        """The encoder's own tokens of the first `end` bytes, as they stand in the whole text."""
         tokenizer = self._engine.tokenizer
         assert tokenizer is not None
-        out: list[int] = []
-        done = 0
+        ids: list[int] = []
+        spelled = b""
         for token in tokenizer.encode(data.decode(errors="ignore"), bos=False):
-            if done >= at:
+            if len(spelled) >= end:
                 break
-            out.append(token)
-            done += len(tokenizer.token_bytes(token))
-        if b"".join(map(tokenizer.token_bytes, out)) != data[:at]:
+            ids.append(token)
+            spelled += tokenizer.token_bytes(token)
+        if spelled != data[:end]:
             raise _unspelled(self.model.rule, data)
         return out
 
