@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fewer.parts.rates import Rates
 from fewer.parts.topk import topk
-from fewer.parts.trees import Sapling, likeliest, stood
+from fewer.parts.trees import Sapling, best, stood
 from fewer.parts.trigrams import FULL, Trigrams
 from fewer.types import EMPTY_TREE, Tree
 
@@ -53,9 +53,9 @@ def test_two_trees_become_one(a, b):
 
 
 @given(CHAINS, st.integers(0, 6))
-def test_the_likeliest_nodes_are_a_tree(chains, nodes):
+def test_the_best_nodes_are_a_tree(chains, nodes):
     tree = built(chains)
-    kept = by_path(likeliest(tree, nodes)) if nodes else {}
+    kept = by_path(best(tree, nodes)) if nodes else {}
     everything = by_path(tree)
     assert sorted(kept.values()) == sorted(everything.values())[max(0, len(tree) - nodes) :]
     assert all(path[:-1] in kept for path in kept if len(path) > 1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fewer.methods.propose.retrieval import Retrieval
+from fewer.methods.propose.retrieval import RecyclingRetrieval
 from fewer.parts.trees import rooted
 from fewer.parts.trie import Trie
 from fewer.testing.harness import generate
@@ -28,7 +28,7 @@ def test_only_branches_that_begin_as_expected_stay():
 
 def test_the_worked_example():
     """After 1 2 came 3 9 and twice 4; the drafter expects 4 or 6 and would go on with 6 0 and 4 5: 3 goes, 4 is shared."""
-    method = Retrieval(budget=5, length=2, sure=2)
+    method = RecyclingRetrieval(budget=5, length=2, sure=2)
     trie = Trie(10, 1000)
     trie.extend(TEXT)
     own = Tree(np.array([6, 4, 0, 5]), np.array([-1, -1, 0, 1]), chance=np.array([0.5, 0.3, 0.2, 0.05]))
@@ -41,9 +41,9 @@ def test_the_worked_example():
 def test_a_sure_match_is_not_pruned():
     trie = Trie(10, 1000)
     trie.extend(TEXT)
-    expects = Retrieval(sure=2).fuse(EMPTY_TREE, [6], TEXT, 2, trie)
-    sure = Retrieval(sure=1).fuse(EMPTY_TREE, [6], TEXT, 2, trie)
-    unknown = Retrieval(sure=2).fuse(EMPTY_TREE, [], TEXT, 2, trie)
+    expects = RecyclingRetrieval(sure=2).fuse(EMPTY_TREE, [6], TEXT, 2, trie)
+    sure = RecyclingRetrieval(sure=1).fuse(EMPTY_TREE, [6], TEXT, 2, trie)
+    unknown = RecyclingRetrieval(sure=2).fuse(EMPTY_TREE, [], TEXT, 2, trie)
     assert not len(expects) and (4,) in paths(sure) and paths(sure) == paths(unknown)
 
 
@@ -60,7 +60,7 @@ def test_at_equal_size_it_is_no_worse_than_its_parts():
 
 
 def test_it_learns_both_texts_and_logits():
-    method, told = Retrieval(), Told(2)
+    method, told = RecyclingRetrieval(), Told(2)
     state = method.start(told)
     method.learn(TEXT, TEXT[-1:], told, state)
     assert state.trie.read == len(TEXT) and len(method.guess(TEXT, 3, told, state))

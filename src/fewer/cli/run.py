@@ -80,6 +80,8 @@ def run(
     elif last is not plain and not last.result["text"].endswith("\n"):
         to_stdout("\n")
     if told:
+        for i, other in enumerate(last.result.get("drafts", ())[1:], 2):
+            err.print(f"draft {i}: {other}", style="dim", markup=False, soft_wrap=True)
         err.print(ledger_table(runs))
     if report is not None:
         page = write_page(report, runs, "fewer run", model, file, question or prompt or "", text)

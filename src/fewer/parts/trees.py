@@ -58,7 +58,7 @@ class Sapling:
         )
 
 
-def likeliest(tree: Tree, nodes: int) -> Tree:
+def best(tree: Tree, nodes: int) -> Tree:
     """The `nodes` nodes of the greatest chance; among equals those that come first."""
     if len(tree) <= nodes or tree.chance is None:
         return tree
