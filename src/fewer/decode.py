@@ -159,7 +159,7 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree, beside: Work 
     if accept is None:
         path, bonus = follow(tree, verdict.draw, verdict.ends)
     else:
-        drafts = tree if propose is None else propose.grown(tree, told, told.of(propose))
+        drafts = tree if propose is None or beside is None else propose.grown(tree, told, told.of(propose))
         path, bonus = accept.walk(drafts, verdict, req.sampler.rng, told, told.of(accept))
     new = [int(tree.tokens[i]) for i in path] + [bonus]
     if told.generated[started:] != new:

@@ -307,7 +307,7 @@ class Propose(Method):
         return None
 
     def grown(self, tree: Tree, told: Told, state: Any) -> Tree:
-        """`tree` with what was drafted ahead behind it. The model has not seen those nodes: an acceptance rule may choose
+        """`tree` with what ahead() has drafted behind it. The model has not seen those nodes: an acceptance rule may choose
         the first of them, and the walk ends there."""
         return tree
 
