@@ -38,8 +38,8 @@ def test_code_is_begun_with_the_name_changed():
         source, _, again = item.prompts[0].partition("The same code again, ")
         name = again.split(" ")[0]
         head = again.partition("```python\n")[2].rstrip("\n").split("\n")
-        whole = source.removeprefix("```python\n").split("\n")
-        assert [line.replace(f"the_{name}", name) for line in head] == whole[:3] and f"the_{name}" in head[0]
+        whole = "\n".join(source.removeprefix("```python\n").split("\n")[:3]).rstrip("\n")
+        assert "\n".join(head).replace(f"the_{name}", name) == whole and f"the_{name}" in head[0]
 
 
 def test_retrieval_asks_for_what_is_there():

@@ -40,7 +40,8 @@ def _figure(answers: list[dict[str, Any]], plain: dict[Any, float | None]) -> di
         out["accepted"] = sum(a["accepted"] for a in answers)
     if "rests" in answers[0]:
         out["rests"] = sum(a["rests"] for a in answers)
-        out["drafting_share"] = round(sum(a["drafting"] for a in answers) / sum(a["decode"] for a in answers), 4)
+        decoding = sum(a["decode"] for a in answers)
+        out["drafting_share"] = round(sum(a["drafting"] for a in answers) / decoding, 4) if decoding else None
     return out
 
 

@@ -234,7 +234,7 @@ class ByteState:
             spelled += tokenizer.token_bytes(token)
         if spelled != data[:end]:
             raise _unspelled(self.model.rule, data)
-        return out
+        return ids
 
 
 def _checked(data: bytes) -> bytes:
