@@ -28,7 +28,10 @@ ONE = 0.01  # seconds of a forward of one row
 
 
 def pace(costs: Costs | None = None, **weights: float) -> Pace:
-    return Pace(costs or Costs(NOMINAL, timed=True), lambda model: weights[model], Ledger(), "it")
+    """A pace whose engine has seen one plain forward."""
+    costs = costs or Costs(NOMINAL, timed=True)
+    costs.heard(1, ONE)
+    return Pace(costs, lambda model: weights[model], Ledger(), "it")
 
 
 def told(p: Pace, tree: Tree, stood: int, rows: int | None = None, groups: int = 1, curve: Curve = NOMINAL) -> None:
@@ -199,6 +202,24 @@ def test_what_is_dear_to_keep_informed_is_given_up():
     for play in (dear, cheap):
         play.run(600, lambda i: 0)
     assert dear.p.retired and not cheap.p.retired and "not asked any more" in dear.p._ledger.notes[-1]
+
+
+def test_what_works_beside_a_forward_pays_for_what_it_slows():
+    """Nothing it drafts is right, and forwards beside which it works take half as long again: it rests."""
+    p = pace()
+    for _ in range(100):
+        if p.levels(9):
+            p.ran_ahead()
+        p.heard(EMPTY_TREE, [99], Out(rows=1, seconds=ONE * (1.5 if p.asked else 1.0), lanes=p.asked))
+    assert p._ledger.guard_rests >= 2 and p._ledger.guard_tokens > 80
+    assert p._costs.seconds == pytest.approx(ONE)
+
+
+def test_nothing_is_drafted_before_a_plain_forward_was_timed():
+    p = Pace(Costs(NOMINAL, timed=True), lambda model: 1.0, Ledger(), "it")
+    assert p.levels(9) == 0
+    told(p, EMPTY_TREE, 0)
+    assert p.levels(9) == 9
 
 
 # ---------------------------------------------------------------------- the text

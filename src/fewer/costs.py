@@ -78,6 +78,11 @@ class Costs:
         return c if off is None else c * math.exp(off)
 
     @property
+    def known(self) -> bool:
+        """Has a forward been heard of?"""
+        return bool(self._one)
+
+    @property
     def seconds(self) -> float:
         """Of a forward of one row; infinite while unknown."""
         return math.exp(self._one) if self._one else math.inf

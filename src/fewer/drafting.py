@@ -37,6 +37,19 @@ def draft(req: Request, context: list[int], horizon: int | None) -> Work:
     return tree
 
 
+def ahead(req: Request, context: list[int], tree: Tree) -> Work | None:
+    """What the drafter does while the main model looks at `tree`; nothing if it was not asked for that draft."""
+    propose, limit = req.propose, req.max_tokens - len(req.tokens) - 1
+    if propose is None or limit <= 0 or (req.pace is not None and not req.pace.asked):
+        return None
+    work = propose.ahead(context, tree, limit, req.told, req.told.of(propose), req.sampler.draft_rng)
+    if work is None:
+        return None
+    if req.pace is not None:
+        req.pace.ran_ahead()
+    return aside(req, work)
+
+
 def aside(req: Request, work: Work) -> Work:
     """Run a drafter; its own time and that of its forwards are the ledger's stage "draft"."""
     out: Out | None = None

@@ -14,7 +14,7 @@ best, the drafter rests for a number of tokens that doubles every time; then one
 until RETRY is lost or it pays again. If the whole request has lost more than a forward and BOUND of its tokens, the rest
 lasts until that is made good. So what is lost is a forward or two, not a share of the time. A drafter that goes
 on failing and is dear to keep informed is not asked again. Its first draft is not charged for drafting: reading the
-prompt is the price of having it.
+prompt is the price of having it. What a drafter does beside a forward is charged with what that forward takes longer.
 
 **Nothing of this may touch the text.** The engine's own acceptance draws one token from the model at each place,
 whatever was drafted, so there everything goes. An Accept method may let the text depend on the draft: then no clock and
@@ -57,7 +57,7 @@ class Pace:
         self._gained = self._best = 0.0  # the account since the drafter was last asked afresh
         self._total, self._emitted = 0.0, 0  # the account of the whole request; tokens
         self._rest, self._pause, self._slack = 0, REST, SLACK
-        self._asked = self._resting = self._set_up = False
+        self.asked = self._resting = self._set_up = self._ahead = False
         self._drafting, self._forwards = 0.0, 0  # what the draft under way has cost, and its forwards
         self._drafted = 0, 0  # its nodes and levels
         self._a_draft, self._a_level, self._width = (
@@ -71,8 +71,8 @@ class Pace:
     # ------------------------------------------------------------------ before and after a draft
     def levels(self, limit: int) -> int:
         """How deep the next draft may be; 0 = the drafter is not asked now."""
-        self._resting, self._asked = self._rest > 0, False
-        if self._resting or limit <= 0:
+        self._resting, self.asked = self._rest > 0, False
+        if self._resting or limit <= 0 or (self._timed and not self._costs.known):
             return 0
         deep = limit
         if self._a_level > 0.005:
@@ -87,7 +87,7 @@ class Pace:
             elif deep == 0:
                 self._let_rest()
                 return 0
-        self._asked = True
+        self.asked = True
         return deep
 
     def forward(self, model: str, rows: int, share: float) -> None:
@@ -95,6 +95,10 @@ class Pace:
         self._forwards += 1
         if not self._timed:
             self._drafting += self._weigh(model) * share * self._costs(rows)
+
+    def ran_ahead(self) -> None:
+        """The drafter works while the main model looks at the draft."""
+        self._ahead = True
 
     def drafted(self, seconds: float) -> None:
         """The draft took so long, its forwards included."""
@@ -130,8 +134,11 @@ class Pace:
         stood, rows = len(new) - 1, len(tree)
         self._emitted += len(new)
         if self._timed:
-            self._costs.heard(out.rows, out.seconds)
             self._others, self._groups = out.rows - 1 - rows, out.groups
+            if self._ahead:  # the drafter's share of the time is what the forward took beyond its price
+                self._drafting += max(0.0, out.seconds / self._costs.seconds - self._costs(out.rows))
+            elif not out.lanes:
+                self._costs.heard(out.rows, out.seconds)
         worth, cost = self._one(), self._rows(rows) + (self._drafting if self._set_up else 0.0)
         self._tokens = MEMORY * self._tokens + 1 + stood
         self._spent = MEMORY * self._spent + 1 + cost / worth
@@ -142,13 +149,13 @@ class Pace:
             self._a_level += 0.3 * (level - self._a_level)
             self._a_draft += 0.3 * (self._drafting - level * (deep - 1) - self._a_draft)
             self._width += 0.3 * (nodes / deep - self._width)
-        if self._asked:
+        if self.asked:
             self._set_up = True
             self._watch(worth * stood - cost)
         elif self._resting:
             self._rest -= 1
             self._ledger.guard_tokens += 1
-        self._drafting, self._forwards, self._drafted = 0.0, 0, (0, 0)
+        self._drafting, self._forwards, self._drafted, self._ahead = 0.0, 0, (0, 0), False
 
     def kept_informed(self, seconds: float) -> None:
         """What it took to tell the drafter about the last tokens."""

@@ -238,6 +238,7 @@ class Runner:
             groups.append(Group(req.seqs[model], ask.rows, seams, told, ask.want, ask.watch))
         greedy = all(a.greedy or a.want is None for a in asks)
         forward = partial(decoder.forward, Step(groups, asks[0].stop, asks[0].taps, greedy), store)
+        began = time.perf_counter()
         try:
             (outs, spent), start, end = self._beside(model, forward, batch)
         except (
@@ -248,9 +249,10 @@ class Runner:
                 self._end(one)
             return
         self.forwards[model] += 1
-        total = sum(len(a.rows) for a in asks)
+        total, lanes = sum(len(a.rows) for a in asks), any(a.beside is not None for a in asks)
+        seconds = time.perf_counter() - began if lanes else end - start
         for one, ask, out, cost in zip(batch, asks, outs, spent):
-            out.rows, out.groups, out.seconds = total, len(batch), end - start
+            out.rows, out.groups, out.seconds, out.lanes = total, len(batch), seconds, lanes
             led = one.req.ledger
             led.forward(
                 model, decoder.spec.n_layers, cost.rows, cost.layers_run, cost.layers_skipped, cost.entries_read

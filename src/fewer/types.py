@@ -248,7 +248,7 @@ class Step:
 class Out:
     """What a forward returns for one group. logits (W, V) in the order of `want`, or tokens (W,) if greedy was enough.
 
-    rows, groups, seconds: of the whole merged forward.
+    rows, groups, seconds: of the whole merged forward; lanes: other models ran beside it, seconds until all had ended.
     """
 
     logits: torch.Tensor | None = None
@@ -259,6 +259,7 @@ class Out:
     rows: int = 0
     groups: int = 1
     seconds: float = 0.0
+    lanes: bool = False
 
 
 class Rng:

@@ -76,7 +76,7 @@ def llama_cpp(path: str, threads: int, draft: str | None) -> tuple[Job, str]:
     def server(mode: str) -> Any:
         params = xllamacpp.CommonParams()
         params.model.path = path
-        params.n_ctx, params.n_batch, params.n_parallel, params.verbosity = 8192, 2048, 1, -1
+        params.n_ctx, params.n_batch, params.n_parallel, params.verbosity = 4096, 512, 1, -1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         if mode:
             kind = "DRAFT_SIMPLE" if mode == "draft" else mode.upper().replace("-", "_")

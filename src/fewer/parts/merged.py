@@ -159,14 +159,18 @@ class Merged(Propose):
         state.whole, state.places = merge(trees, [w.chances(t) for w, t in zip(state.worth, trees)])
         return state.whole
 
+    def ahead(self, context: list[int], tree: Tree, limit: int, told: Told, state: Turn, rng: Rng) -> Work | None:
+        asked = [p.ahead(context, tree, limit, told, own, rng) for p, own in zip(self.parts, state.states)]
+        works = [w for w in asked if w is not None]
+        return _in_turn(works) if works else None
+
     def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Turn) -> None:
         there = find(tree, state.whole)
         for i, (p, own) in enumerate(zip(self.parts, state.states)):
             if "logits" not in p.needs and not p.taps:
                 continue
-            known = (
-                {*path, *(n for n, at in enumerate(there) if at in set(state.places[i].tolist()))} if there else set()
-            )
+            own_nodes = set(state.places[i].tolist()) if there else set()
+            known = {*path, *(n for n, at in enumerate(there) if at in own_nodes)}
             nodes = sorted(known)
             new = {n: k for k, n in enumerate(nodes)}
             p.feedback(tree.only(np.array(nodes, np.int64)), [new[n] for n in path], Part(target, nodes), told, own)
@@ -176,3 +180,8 @@ class Merged(Propose):
             worth.heard(new)
             p.learn(context, new, told, own)
         state.whole, state.places = EMPTY_TREE, []
+
+
+def _in_turn(works: list[Work]) -> Work:
+    for work in works:
+        yield from work
