@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fewer.drafting import draft, feedback, learn, verified
+from fewer.drafting import ahead, draft, feedback, learn, verified
 from fewer.errors import BadRequest
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Work
@@ -98,14 +98,6 @@ def piece(req: Request, at: int) -> int:
     retain = req.seams.retain
     moment = 0 if retain is None or retain.acts == "always" else retain.moment(req.told)
     return min(req.chunk, moment - at) if at < moment else req.chunk
-
-
-def ahead(req: Request, context: list[int], tree: Tree) -> Work | None:
-    """What the drafter does while the main model looks at `tree`."""
-    propose, limit = req.propose, req.max_tokens - len(req.tokens) - 1
-    if propose is None or limit <= 0:
-        return None
-    return propose.ahead(context, tree, limit, req.told, req.told.of(propose), req.sampler.rng)
 
 
 class Verdict:

@@ -37,6 +37,16 @@ def draft(req: Request, context: list[int], horizon: int | None) -> Work:
     return tree
 
 
+def ahead(req: Request, context: list[int], tree: Tree) -> Work | None:
+    """What the drafter does while the main model looks at `tree`. It costs as if it were done in turn: whether there are
+    cores for both is for the clock to know, which has no say where drafts are judged by their distribution."""
+    propose, limit = req.propose, req.max_tokens - len(req.tokens) - 1
+    if propose is None or limit <= 0 or (req.pace is not None and req.pace.resting):
+        return None
+    work = propose.ahead(context, tree, limit, req.told, req.told.of(propose), req.sampler.draft_rng)
+    return None if work is None else aside(req, work)
+
+
 def aside(req: Request, work: Work) -> Work:
     """Run a drafter; its own time and that of its forwards are the ledger's stage "draft"."""
     out: Out | None = None

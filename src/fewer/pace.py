@@ -90,6 +90,11 @@ class Pace:
         self._asked = True
         return deep
 
+    @property
+    def resting(self) -> bool:
+        """Is the drafter not asked now?"""
+        return self._resting
+
     def forward(self, model: str, rows: int, share: float) -> None:
         """The drafter ran so many rows through a share of a model's layers."""
         self._forwards += 1

@@ -52,6 +52,16 @@ def merge(trees: Sequence[Tree], chances: Sequence[np.ndarray]) -> tuple[Tree, l
     return Tree(np.array(tokens), np.array(parents), None, 1.0 - np.array(misses), embeds), places
 
 
+def one_after_another(works: Sequence[Work]) -> Work | None:
+    """Several coroutines as one; None for none."""
+
+    def run() -> Work:
+        for work in works:
+            yield from work
+
+    return run() if works else None
+
+
 def find(part: Tree, whole: Tree) -> list[int]:
     """Where each node of `part` is in `whole`, of which it holds some nodes in order; of soft siblings the first ones."""
     there = dict(zip(_names(whole.parent.tolist(), whole.tokens.tolist()), range(len(whole))))
@@ -158,6 +168,10 @@ class Merged(Propose):
             trees.append(tree.trimmed(limit))
         state.whole, state.places = merge(trees, [w.chances(t) for w, t in zip(state.worth, trees)])
         return state.whole
+
+    def ahead(self, context: list[int], tree: Tree, limit: int, told: Told, state: Turn, rng: Rng) -> Work | None:
+        works = [p.ahead(context, tree, limit, told, s, rng) for p, s in zip(self.parts, state.states)]
+        return one_after_another([w for w in works if w is not None])
 
     def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Turn) -> None:
         there = find(tree, state.whole)
