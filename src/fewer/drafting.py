@@ -38,17 +38,18 @@ def draft(req: Request, context: list[int], horizon: int | None) -> Work:
 
 
 def ahead(req: Request, context: list[int], tree: Tree) -> Work | None:
-    """What the drafter does while the main model looks at `tree`. It costs as if it were done in turn: whether there are
-    cores for both is for the clock to know, which has no say where drafts are judged by their distribution."""
+    """What the drafter does while the main model looks at `tree`. It is charged with half of what it would cost in turn:
+    two models share the cores of one."""
     propose, limit = req.propose, req.max_tokens - len(req.tokens) - 1
     if propose is None or limit <= 0 or (req.pace is not None and req.pace.resting):
         return None
     work = propose.ahead(context, tree, limit, req.told, req.told.of(propose), req.sampler.draft_rng)
-    return None if work is None else aside(req, work)
+    return None if work is None else aside(req, work, 0.5)
 
 
-def aside(req: Request, work: Work) -> Work:
-    """Run a drafter; its own time and that of its forwards are the ledger's stage "draft"."""
+def aside(req: Request, work: Work, charge: float = 1.0) -> Work:
+    """Run a drafter; its own time and that of its forwards are the ledger's stage "draft". charge: share of its forwards'
+    cost that the pace is told of."""
     out: Out | None = None
     try:
         while True:
@@ -58,7 +59,7 @@ def aside(req: Request, work: Work) -> Work:
                 ask = replace(ask, stage="draft")
                 if req.pace is not None:
                     share = 1.0 if ask.stop is None else ask.stop / max(1, req.told.n_layers)
-                    req.pace.forward(ask.model, len(ask.rows), share)
+                    req.pace.forward(ask.model, len(ask.rows), charge * share)
             out = yield ask
     except StopIteration as done:
         return done.value

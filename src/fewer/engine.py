@@ -212,7 +212,7 @@ class Engine:
             forced=self._forced(ids, forced) if seams.transforms else None,
             chunk=chunk or self.chunk,
             on_progress=on_progress,
-            pace=self._pace(seams, ledger) if guard else None,
+            pace=self._pace(seams, params, ledger) if guard else None,
             max_context=None if seams.place else self.model.spec.max_context,
         )
         if self.tokenizer is not None:
@@ -238,11 +238,14 @@ class Engine:
         """What M rows cost beside one on this machine. The first plan that drafts has it timed, unless that was done before."""
         return Costs(curve(self.model), timed=True)
 
-    def _pace(self, seams: Seams, ledger: Ledger) -> Pace | None:
-        """Who decides how much is drafted. No clock has a say where an Accept method may let drafts shape the text."""
+    def _pace(self, seams: Seams, params: Sampling, ledger: Ledger) -> Pace | None:
+        """Who decides how much is drafted. No clock has a say where an Accept method may let drafts shape the text, which
+        an exact one cannot when greedy; nor of forwards that two models run at once."""
         if seams.propose is None:
             return None
-        costs, one = self.costs if seams.accept is None else Costs(NOMINAL, timed=False), row_macs(self.model.spec)
+        shaped = seams.accept is not None and not (seams.accept.exact and params.temperature == 0)
+        timed = not shaped and not seams.propose.beside
+        costs, one = self.costs if timed else Costs(NOMINAL, timed=False), row_macs(self.model.spec)
         return Pace(costs, lambda m: row_macs(self.models[m].spec) / one, ledger, label(seams.propose))
 
     def _start_from(self, req: Request, seq: int, length: int) -> None:

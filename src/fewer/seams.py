@@ -278,6 +278,7 @@ class Propose(Method):
 
     seam: ClassVar[str] = "propose"
     taps: ClassVar[frozenset[str]] = frozenset()  # hidden states of the main model that feedback() reads
+    beside: ClassVar[bool] = False  # it drafts in ahead(), while the main model runs
 
     def law(self) -> str:
         """How nodes were drawn from q, if they were: "line", one child a node; "independent", siblings drawn alike, equal

@@ -148,6 +148,10 @@ class Merged(Propose):
         return frozenset[str]().union(*(p.taps for p in self.parts))
 
     @property
+    def beside(self) -> bool:  # type: ignore[override]
+        return any(p.beside for p in self.parts)
+
+    @property
     def by_text(self) -> bool:  # type: ignore[override]
         """True only if every part that uses a second model speaks to it through text."""
         return all(p.by_text for p in self.parts if p.uses)

@@ -30,6 +30,7 @@ class Beside(Propose):
     """`length` tokens from the draft model during each forward of the target."""
 
     uses: ClassVar[frozenset[str]] = frozenset({"draft"})
+    beside: ClassVar[bool] = True
 
     length: int = knob(3, "tokens drafted during one forward of the large model", low=1)
 
