@@ -146,6 +146,7 @@ def plan(use: Sequence[str | Method]) -> Seams:
     for m in methods:
         slots[m.seam].append(m)
     if len(slots["propose"]) > 1:
+        _mergeable(slots["propose"])
         slots["propose"] = [Merged(parts=tuple(slots["propose"]))]
     for seam in ONE_EACH:
         if len(slots[seam]) > 1:
@@ -159,6 +160,20 @@ def plan(use: Sequence[str | Method]) -> Seams:
     )
     _refuse(bundle)
     return bundle
+
+
+def _mergeable(parts: list[Propose]) -> None:
+    """Refuse drafters that cannot become one: two that keep the cache of one model, or one whose text is its rule's."""
+    for i, a in enumerate(parts):
+        for b in parts[:i] + parts[i + 1 :]:
+            judge, shared = a.judge(), a.uses & b.uses
+            why = ""
+            if shared:
+                why = f"both keep the cache of the {min(shared)} model."
+            elif judge is not None and not judge.exact:
+                why = f"what stands of {label(a)}'s drafts is for its own rule to say, which cannot judge the other's."
+            if why:
+                raise CannotCombine(f"{label(a)} and {label(b)} cannot be combined: {why}")
 
 
 def _complete(slots: dict[str, list[Any]]) -> None:

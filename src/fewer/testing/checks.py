@@ -14,6 +14,7 @@ from fewer.errors import CannotCombine
 from fewer.plan import plan
 from fewer.seams import Method
 from fewer.testing import checks_cache, checks_card, checks_ledger, checks_lossless, checks_runs, checks_text
+from fewer.testing.checks_text import drafts_lossily
 from fewer.testing.companions import Oracle
 from fewer.testing.held import CheckFailed
 from fewer.testing.rig import Rig, one_thread
@@ -42,7 +43,7 @@ def _seams(*seams: str) -> Callable[[Subject], bool]:
 
 def _replayed(s: Subject) -> bool:
     """Can its decisions be carried out naively? Drafts of a lossy rule are not decisions but the text itself."""
-    return s.seam in REPLAYED and not (s.seam == "propose" and "lossy" in s.claims)
+    return s.seam in REPLAYED and not drafts_lossily(s)
 
 
 def _may_meet_drafts(s: Subject) -> bool:
@@ -60,10 +61,11 @@ CHECKS: dict[str, Check] = {
     "card": Check(checks_card.card, _always),
     "evidence": Check(checks_card.evidence, _always),
     "identity": Check(checks_text.identity, lambda s: bool(s.full)),
+    "identity-sampled": Check(checks_lossless.identity_sampled, lambda s: bool(s.full) and drafts_lossily(s)),
     "acts": Check(checks_text.acts, _claims("lossy")),
     "lossless-greedy": Check(checks_lossless.lossless_greedy, _claims("lossless")),
     "lossless-sampled": Check(checks_lossless.lossless_sampled, _claims("lossless")),
-    "rollback": Check(checks_lossless.rollback, _seams(*checks_lossless.DRAFTS)),
+    "rollback": Check(checks_lossless.rollback, _seams(*checks_text.DRAFTS)),
     "replay": Check(checks_text.replay, _replayed),
     "float32": Check(checks_text.float32, _replayed),
     "drafts": Check(checks_text.drafts, _may_meet_drafts),

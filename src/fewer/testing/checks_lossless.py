@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from fewer.seams import Accept, Method, Propose
-from fewer.testing.checks_text import alone, plain, same_text
+from fewer.seams import Method
+from fewer.testing.checks_text import DRAFTS, alone, plain, same_text
 from fewer.testing.companions import CYCLE, FEW, LONG, REPEATS, SHORT, WORDS, NoRepeat
 from fewer.testing.enumerate import distribution, total_variation
 from fewer.testing.harness import request
@@ -19,8 +20,6 @@ from fewer.testing.held import differ, fresh, require
 from fewer.testing.rig import Played, Rig
 from fewer.testing.subject import Knobs, Subject
 from fewer.testing.tiny import VARIANTS
-
-DRAFTS = (Propose.seam, Accept.seam)
 
 SAMPLED: tuple[tuple[dict[str, Any], tuple[Method, ...]], ...] = (
     ({"temperature": 1.0, "top_k": 3}, ()),
@@ -102,6 +101,11 @@ def _sampled(
         return tuple(req.tokens)
 
     return distribution(run), drafted
+
+
+def identity_sampled(subject: Subject) -> None:
+    """At its `full` knobs a lossy way of drafting gives the plain law; its draws need not be the plain run's, seed by seed."""
+    lossless_sampled(replace(subject, settings=({**subject.settings[0], **subject.full},)))
 
 
 def rollback(subject: Subject) -> None:
