@@ -36,6 +36,7 @@ class Sequence:
         self.pos: torch.Tensor | None = None  # (depth, H, cap) int32
         self.buffer: Buffer | None = None
         self.cap = 0
+        self.tail_from = 0  # no segment holds an entry at this position or later
         self.n = np.zeros(n_layers, dtype=np.int64)  # committed tail entries a layer
         self.staged: list[np.ndarray | None] = [None] * n_layers  # local rows in flight; None = every row of the step
         self.in_flight = 0
@@ -85,6 +86,12 @@ class Store:
         """Drop every entry at position >= next_pos. Entries must be in position order (they are, unless a method reorders)."""
         s = self._seqs[seq]
         if next_pos >= s.next_pos:
+            return
+        if s.pos is not None and next_pos >= s.tail_from:
+            depth = len(s.pos)
+            committed = np.arange(s.cap) < s.n[:depth, None]
+            s.n[:depth] = (committed & (s.pos[:, 0].cpu().numpy() < next_pos)).sum(1)
+            s.next_pos = next_pos
             return
         self._freeze(s)
         for layer in s.segments:
@@ -141,7 +148,7 @@ class Store:
             s.v = torch.empty(shape, dtype=self.dtype, device=self.device)
             s.pos = torch.zeros(shape[:3], dtype=torch.int32, device=self.device)
             s.buffer = Buffer(self.meter, s.k.nbytes + s.v.nbytes + s.pos.nbytes)
-            s.table = None
+            s.table, s.tail_from = None, s.next_pos
         s.in_flight = m
         s.staged = [None] * self.spec.n_layers
         return s
@@ -237,7 +244,7 @@ class Store:
     def _forget_tail(self, s: Sequence, layer: int) -> None:
         """The layer's tail entries now live elsewhere; the tail's memory goes once no layer uses it."""
         s.n[layer] = 0
-        s.table = None
+        s.table, s.tail_from = None, s.next_pos
         if not s.n.any():
             self._release_tail(s)
 

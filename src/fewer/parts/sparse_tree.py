@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
 
+import numpy as np
+
 Rates = tuple[tuple[float, ...], ...]
 ROUNDS = 200
 
@@ -55,7 +57,7 @@ def dynamic(rates: Rates, budget: int) -> tuple[Shape, ...]:
     for _ in range(ROUNDS):
         best = [_best(rates, s, budget, h) for s in range(len(h))]
         new = [(old + v - best[0][0]) / 2 for old, (v, _) in zip(h, best)]
-        done = max(abs(a - b) for a, b in zip(new, h)) < 1e-9
+        done = max(abs(a - b) for a, b in zip(new, h)) < 1e-7
         h = new
         if done:
             break
@@ -63,13 +65,11 @@ def dynamic(rates: Rates, budget: int) -> tuple[Shape, ...]:
 
 
 def gain(shapes: tuple[Shape, ...]) -> float:
-    """Guesses accepted a step in the long run."""
+    """Guesses accepted a step in the long run, from state 0 on."""
     n = len(shapes)
-    moves = [s.moves(n) for s in shapes]
-    share = [1.0 / n] * n
-    for _ in range(2000):
-        share = [(share[j] + sum(share[i] * moves[i][j] for i in range(n))) / 2 for j in range(n)]
-    return sum(p * sum(s.chance) for p, s in zip(share, shapes))
+    lazily = (np.eye(n) + np.array([s.moves(n) for s in shapes])) / 2  # the same long run, and no cycles
+    share = np.linalg.matrix_power(lazily, 1 << 24)[0]
+    return float(sum(p * sum(s.chance) for p, s in zip(share, shapes)))
 
 
 def _best(rates: Rates, state: int, budget: int, h: list[float]) -> tuple[float, Shape]:

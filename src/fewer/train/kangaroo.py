@@ -55,33 +55,18 @@ def train(session: Session, output: Path, layers: int, command: str) -> dict[str
         if pace.steps % 20 == 0:
             session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}")
     final = {n: t.detach() for n, t in weights.items()}
-    reached = [foresight(eng, s, h, spec, final) for s, h in zip(judge, hidden(eng, judge, layers))]
+    reached = foresight(eng, judge, layers, spec, final)
     report: dict[str, object] = {
         "layers": layers,
         "steps": pace.steps,
         "answers": len(learn),
         "tokens": sum(len(s.ids) for s in learn),
         "loss": round(loss_seen, 4),
-        "agreement": round(float(np.concatenate([f.right for f in reached]).mean()), 4),
-        "agreement_untrained": round(
-            float(
-                np.concatenate(
-                    [
-                        foresight(eng, s, h, spec, adapter.fresh(spec)).right
-                        for s, h in zip(judge, hidden(eng, judge, layers))
-                    ]
-                ).mean()
-            ),
-            4,
-        ),
+        "agreement": _agreement(reached),
+        "agreement_untrained": _agreement(foresight(eng, judge, layers, spec, adapter.fresh(spec))),
     }
-    length, threshold = EarlyExit().length, EarlyExit().threshold
-    runs = [simulate(f, length, threshold) for f in reached]
-    tokens, forwards, steps = (sum(r[i] for r in runs) for i in range(3))
-    report |= {
-        "tokens_per_forward": round(tokens / forwards, 3),
-        "draft_steps_per_forward": round(steps / forwards, 3),
-    }
+    forwards = sum(simulate(f, EarlyExit().length, EarlyExit().threshold) for f in reached)
+    report["tokens_per_forward"] = round(sum(len(f.right) for f in reached) / forwards, 3)
     write(output, KIND, final, eng.model, {**session.about(command), **report})
     return report
 
@@ -157,25 +142,32 @@ class Foresight:
 
 
 @torch.inference_mode()
-def foresight(eng: Engine, s: Spoken, states: torch.Tensor, spec: Spec, weights: dict[str, torch.Tensor]) -> Foresight:
-    """What the trained draft says along one answer, by the engine's own head."""
-    y = forward(states[None].float(), spec, weights)[0, s.start - 1 : s.start - 1 + len(s.ids)]
-    z = eng.model.head.logits(y.contiguous())
-    best, token = z.max(-1)
-    return Foresight((token == s.ids[:, 0]).numpy(), (1 / (z - best[:, None]).exp().sum(-1)).numpy())
+def foresight(
+    eng: Engine, said: Sequence[Spoken], layers: int, spec: Spec, weights: dict[str, torch.Tensor]
+) -> list[Foresight]:
+    """What the draft says along each answer, by the engine's own head."""
+    out = []
+    for s, h in zip(said, hidden(eng, said, layers)):
+        y = forward(h[None].float(), spec, weights)[0, s.start - 1 : s.start - 1 + len(s.ids)]
+        z = eng.model.head.logits(y.contiguous())
+        best, token = z.max(-1)
+        out.append(Foresight((token == s.ids[:, 0]).numpy(), (1 / (z - best[:, None]).exp().sum(-1)).numpy()))
+    return out
 
 
-def simulate(f: Foresight, length: int, threshold: float) -> tuple[int, int, int]:
-    """Drafting along one answer as EarlyExit does -> tokens, forwards of the model, draft steps up to the first wrong one
-    of each draft: how sure it is behind that nobody knows."""
-    at = forwards = steps = 0
+def _agreement(seen: list[Foresight]) -> float:
+    return round(float(np.concatenate([f.right for f in seen]).mean()), 4)
+
+
+def simulate(f: Foresight, length: int, threshold: float) -> int:
+    """Forwards of the model that drafting along one answer as EarlyExit does would take."""
+    at = forwards = 0
     while at < len(f.right):
         forwards += 1
         for _ in range(min(length, len(f.right) - at - 1)):
-            steps += 1
             right, sure = f.right[at], f.sure[at]
             at += int(right)
             if not right or sure < threshold:
                 break
         at += 1
-    return len(f.right), forwards, steps
+    return forwards

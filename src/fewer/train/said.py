@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fewer.engine import Engine
 
 CHUNK = 64  # prompts
-ANSWER = 160  # most tokens of an answer
+ANSWER = 256  # most tokens of an answer
 TOP = 16
 
 

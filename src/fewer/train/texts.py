@@ -82,7 +82,7 @@ def stdlib() -> tuple[tuple[str, ...], tuple[str, ...]]:
                 prose += [b for b in blocks if len(b) > 160 and ">>>" not in b]
             if isinstance(node, ast.FunctionDef) and node.args.args:
                 own = lines[node.lineno - 1 : node.end_lineno]
-                if 6 <= len(own) <= 40 and sum(map(len, own)) < 1600:
+                if 6 <= len(own) <= 40 and sum(map(len, own)) < 1000:
                     code.append(textwrap.dedent("\n".join(own)))
     return tuple(dict.fromkeys(code)), tuple(dict.fromkeys(prose))
 
@@ -159,7 +159,7 @@ def _cut(eng: Engine, rng: random.Random, text: str) -> list[int]:
 
 def _ask(rng: random.Random, text: str) -> str:
     words = [w for w in text.split() if w.isalpha() and len(w) > 5] or ["it"]
-    return rng.choice(ASK).format(text=text[:1200], word=rng.choice(words))
+    return rng.choice(ASK).format(text=text[:800], word=rng.choice(words))
 
 
 def _edit(rng: random.Random, code: str) -> str:

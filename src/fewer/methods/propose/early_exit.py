@@ -4,8 +4,7 @@
 
 The draft shares every weight but the adapter's with the model it drafts for, and has keys and values of its own for its
 layers + 1 layers. Drafting is an early exit twice over: in depth, and in length, since it ends behind the first token whose
-probability is below `threshold` (that token is still verified) or at `length` tokens. Only text that stands is committed;
-a draft's own earlier tokens run along as rows of the next draft step, which on few rows costs next to nothing.
+probability is below `threshold` (that token is still verified) or at `length` tokens.
 Does not: hand the early layers' hidden states on to verification, which computes these layers again; branch; sample.
 """
 
@@ -13,24 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from fewer.models.decoder import Decoder
 from fewer.models.spec import Spec
 from fewer.parts import adapter
+from fewer.parts.draft_model import DraftModel, likeliest
 from fewer.parts.trained import UNTRAINED, find
-from fewer.seams import Commit, Forward, Propose, Work, knob
-from fewer.types import Rng, Told, Tree, chain
+from fewer.seams import Propose, Work, knob
+from fewer.types import Rng, Told
 
 KIND = "kangaroo"
-PIECE = 512  # prompt rows a forward
-
-
-@dataclass(slots=True)
-class Fed:
-    """Tokens of the text that the draft model has read."""
-
-    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,32 +47,23 @@ class EarlyExit(Propose):
     def _model(self) -> str:
         return f"{KIND} {UNTRAINED if self.file == UNTRAINED else find(KIND, self.file).digest}"
 
-    def start(self, told: Told) -> Fed:
-        return Fed()
+    def most(self) -> int:
+        return self.length
 
-    def draft(self, context: list[int], limit: int, told: Told, state: Fed, rng: Rng) -> Work:
-        model, n = self._model(), len(context)
-        while n - state.tokens > PIECE:
-            rows = chain(context[state.tokens : state.tokens + PIECE], state.tokens)
-            yield Forward(rows, None, model)
-            yield Commit(np.arange(PIECE), model)
-            state.tokens += PIECE
-        certain, drafted, chance = context[state.tokens :], list[int](), list[float]()
-        rows = chain(certain, state.tokens)
-        for step in range(min(limit, self.length)):
-            out = yield Forward(rows, np.array([len(rows) - 1]), model)
-            yield Commit(np.arange(0 if step else len(certain)), model)
-            assert out.logits is not None
-            z = out.logits[0]
-            token = int(z.argmax())
-            p = float(1 / (z - z[token]).exp().sum())
-            drafted.append(token)
-            chance.append(p * (chance[-1] if chance else 1.0))
+    def start(self, told: Told) -> DraftModel:
+        return DraftModel(self._model())
+
+    def draft(self, context: list[int], limit: int, told: Told, state: DraftModel, rng: Rng) -> Work:
+        yield from state.begin(context, told)
+        tip = -1
+        for level in range(min(limit, self.length)):
+            if level:
+                yield from state.expand([tip], told)
+            ((token, p),) = likeliest(state.odds[tip], 1)
+            tip = state.add(tip, token)
             if p < self.threshold:
                 break
-            rows = chain(drafted, n)
-        state.tokens = n
-        return Tree(np.array(drafted), np.arange(-1, len(drafted) - 1), chance=np.array(chance))
+        return state.tree()
 
 
 def early(spec: Spec, layers: int) -> Spec:

@@ -43,7 +43,7 @@ class PromptTokens(Propose):
 
     needs = frozenset({"logits"})
     file: str = knob("smollm2-135m", "trained prompt tokens: those that come with fewer, a file, or untrained")
-    budget: int = knob(7, "rows of a tree: guesses and prompt tokens", low=1)
+    budget: int = knob(7, "rows of a tree: guesses and prompt tokens", low=1, high=32)
 
     def brings(self, main: Decoder) -> dict[str, Decoder]:
         if self.file != UNTRAINED:
