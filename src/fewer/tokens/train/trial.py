@@ -31,7 +31,7 @@ from fewer.tokens.vocabulary import Vocabulary
 VERSES = "quran-json@3.1.2"
 LANGUAGES = ("en", "es", "fr", "sv", "id", "tr", "ru", "ur", "bn", "zh")
 WAYS = ("bpe", "boundless", "supertokens", "pathpiece", "unigram", "kl3m-chars")
-LIBRARIES = 10  # spread over all there are
+LIBRARIES = 7  # spread over all there are
 Say = Callable[[str], None]
 
 
@@ -88,7 +88,7 @@ def _judged(v: Vocabulary, text: str) -> dict[str, Any]:
 def _binary(size: int, work: Path, say: Say) -> dict[str, Any]:
     say("executables")
     roots = [Path(p) for p in sys.path if p.endswith("site-packages")]
-    found = sorted({f for root in roots for f in root.rglob("*.so") if 50_000 < f.stat().st_size < 300_000})
+    found = sorted({f for root in roots for f in root.rglob("*.so") if 20_000 < f.stat().st_size < 120_000})
     if len(found) < 2:
         return {}
     *train, held_out = found[:: max(1, len(found) // LIBRARIES)][:LIBRARIES]
