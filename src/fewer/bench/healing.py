@@ -100,7 +100,7 @@ def _kind(engine: Engine, kind: str, drawn: list[Cut], say: Say) -> dict[str, An
         say(f"{kind}: {i}/{len(drawn)}")
         some = drawn[i : i + BATCH]
         prompts = [cut.prompt for cut in some]
-        outs = engine.generate(prompts, raw=True, healing=kind, max_tokens=TOKENS, share_prefix=False)
+        outs = engine.generate(prompts, raw=True, healing=kind, max_tokens=TOKENS)
         engine.prefixes.clear()
         for cut, out in zip(some, outs):
             right.setdefault(cut.source, []).append(out.text.startswith(cut.rest))
