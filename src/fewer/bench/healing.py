@@ -52,45 +52,48 @@ def measure(
 ) -> dict[str, Any]:
     """head of record.py with "kinds": {kind: figures}, "sources", "bytes": {engine: figures}, and "apart" if there is a peer.
 
-    timed: how many of the cuts the byte samplers continue. beside: a second model, mixed with the first.
+    count, timed: prompts for accuracy, and for the byte samplers; 0 leaves that half out, so that it can be run by itself.
+    beside: a second model, mixed with the first. keep: a folder for healing-MODEL.json and bytes-MODEL.json.
     Raises BadRequest, ModelError."""
-    if timed < 1:
-        raise BadRequest(f"timed={timed} must be at least 1")
+    if count < 0 or timed < 0 or not count + timed:
+        raise BadRequest(f"cuts={count} and timed={timed} must not be negative, and not both 0")
     path = resolve(model)
     engine = fewer.open(path, threads=threads)
     assert engine.tokenizer is not None
-    drawn = cuts(engine.tokenizer, count, seed)
-    kinds = {kind: _kind(engine, kind, drawn, say) for kind in KINDS}
-    own, dists = _own(engine, drawn[:timed], say)
-    samplers: dict[str, Any] = {"fewer": own}
-    extra: dict[str, Any] = {}
-    if peer is not None:
-        theirs, others = _peer(peer, path, threads, drawn[:timed], say)
-        samplers["genlm-bytes"] = theirs
-        extra["times_faster"] = round(theirs["ms_a_byte"] / own["ms_a_byte"], 2)
-        apart = [float(abs(a - b).sum() / 2) for a, b in zip(dists, others)]
-        extra["apart"] = {"median": round(statistics.median(apart), 5), "most": round(max(apart), 5)}
-    if beside is not None:
-        extra["ensemble"] = _ensemble(engine, beside, threads, drawn[:timed], say)
+    drawn = cuts(engine.tokenizer, max(count, timed), seed)
+    given = [f"--peer-python {peer}"] * (peer is not None) + [f"--with {beside}"] * (beside is not None)
     command = f"fewer bench healing -m {model} --cuts {count} --seed {seed} -t {threads} --timed {timed}"
     result = {
-        **head(
-            "healing",
-            command + (f" --peer-python {peer}" if peer else "") + (f" --with {beside}" if beside else ""),
-            seed,
-        ),
+        **head("healing", " ".join([command, *given]), seed),
         "model": path.name,
-        "cuts": len(drawn),
-        "sources": {s: sum(c.source == s for c in drawn) for s in dict.fromkeys(c.source for c in drawn)},
         "threads": threads,
-        "timed": min(timed, len(drawn)),
-        "kinds": kinds,
-        "bytes": samplers,
-        **extra,
+        "cuts": count,
+        "timed": timed,
+        "sources": {s: sum(c.source == s for c in drawn[:count]) for s in dict.fromkeys(c.source for c in drawn)},
     }
+    if count:
+        result["kinds"] = {kind: _kind(engine, kind, drawn[:count], say) for kind in KINDS}
+    if timed:
+        result |= _bytes(engine, path, drawn[:timed], threads, peer, say)
+        if beside is not None:
+            result["ensemble"] = _ensemble(engine, beside, threads, drawn[:timed], say)
     if keep is not None:
-        save(keep / f"healing-{path.stem}.json", result)
+        save(keep / f"{'healing' if count else 'bytes'}-{path.stem}.json", result)
     return result
+
+
+def _bytes(engine: Engine, path: Path, drawn: list[Cut], threads: int, peer: Path | None, say: Say) -> dict[str, Any]:
+    """The byte samplers: figures of each, how many times as fast fewer is, how far the distributions are apart."""
+    own, dists = _own(engine, drawn, say)
+    if peer is None:
+        return {"bytes": {"fewer": own}}
+    theirs, others = _peer(peer, path, threads, drawn, say)
+    apart = [float(abs(a - b).sum() / 2) for a, b in zip(dists, others)]
+    return {
+        "bytes": {"fewer": own, "genlm-bytes": theirs},
+        "times_faster": round(theirs["ms_a_byte"] / own["ms_a_byte"], 2),
+        "apart": {"median": round(statistics.median(apart), 5), "most": round(max(apart), 5)},
+    }
 
 
 def _kind(engine: Engine, kind: str, drawn: list[Cut], say: Say) -> dict[str, Any]:
