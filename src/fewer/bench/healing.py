@@ -3,7 +3,8 @@
     accuracy         greedy text begins with the rest of the token that was cut (one right answer, so 1 is not reachable)
     forwards         of the model to heal a prompt and say that rest
     bytes            the exact byte sampler: forwards and milliseconds a greedy byte behind the prompt, bits a byte it gives
-                     to the rest that was cut off, with and without the peer beside it on the same prompts
+                     to the rest that was cut off; the peer beside it on the same prompts. On a busy machine with one
+                     thread the processor's own time is the fairer figure
 
 The peer (peer_bytes.py) runs in an environment of its own, named by its Python.
 """
@@ -92,6 +93,7 @@ def _bytes(engine: Engine, path: Path, drawn: list[Cut], threads: int, peer: Pat
     return {
         "bytes": {"fewer": own, "genlm-bytes": theirs},
         "times_faster": round(theirs["ms_a_byte"] / own["ms_a_byte"], 2),
+        "times_less_cpu": round(theirs["cpu_ms_a_byte"] / own["cpu_ms_a_byte"], 2),
         "apart": {"median": round(statistics.median(apart), 5), "most": round(max(apart), 5)},
     }
 
@@ -131,14 +133,12 @@ def _own(engine: Engine, drawn: list[Cut], say: Say) -> tuple[dict[str, Any], li
             ready = time.perf_counter() - start
             dist = state.next()
             (logp,) = state.score([cut.rest.encode()])
-            before, start = state.ledger.forwards, time.perf_counter()
+            before, start, cpu = state.ledger.forwards, time.perf_counter(), time.process_time()
             text = bytes(sample(state, NEW))
-            seconds, forwards = time.perf_counter() - start, state.ledger.forwards - before
+            spent = (time.perf_counter() - start, time.process_time() - cpu, state.ledger.forwards - before)
         engine.prefixes.clear()
         if i:
-            figures.append(
-                (ready, seconds, forwards, len(text), text.startswith(cut.rest.encode()), logp, len(cut.rest))
-            )
+            figures.append((ready, *spent, len(text), text.startswith(cut.rest.encode()), logp, len(cut.rest)))
             dists.append(dist[:256])
     return {"version": fewer.__version__, "load_seconds": round(load, 3), **_figures(figures)}, dists
 
@@ -165,7 +165,8 @@ def _peer(
             x = peer.job({"prompt": cut.prompt, "rest": cut.rest, "new": NEW})
             right = x["text"].encode("latin-1").startswith(cut.rest.encode())
             if i:
-                figures.append((x["prefill"], x["seconds"], x["forwards"], NEW, right, x["logp"], len(cut.rest)))
+                spent = (x["seconds"], x["cpu"], x["forwards"])
+                figures.append((x["prefill"], *spent, NEW, right, x["logp"], len(cut.rest)))
                 dists.append(np.array(x["next"]))
     except RuntimeError as e:
         raise BadRequest(f"{e} (is genlm-bytes installed for {python}?)") from None
@@ -196,11 +197,12 @@ def _ensemble(engine: Engine, beside: str, threads: int, drawn: list[Cut], say: 
     return {Path(name).stem: round(b / size, 4) for name, b in bits.items()}
 
 
-def _figures(figures: list[tuple[float, float, int, int, bool, float, int]]) -> dict[str, Any]:
-    prefill, seconds, forwards, said, right, logp, rest = (list(x) for x in zip(*figures))
+def _figures(figures: list[tuple[float, float, float, int, int, bool, float, int]]) -> dict[str, Any]:
+    prefill, seconds, cpu, forwards, said, right, logp, rest = (list(x) for x in zip(*figures))
     return {
         "prefill_ms": round(1e3 * statistics.median(prefill), 1),
         "ms_a_byte": round(1e3 * statistics.median(s / n for s, n in zip(seconds, said) if n), 2),
+        "cpu_ms_a_byte": round(1e3 * statistics.median(s / n for s, n in zip(cpu, said) if n), 2),
         "forwards_a_byte": round(sum(forwards) / sum(said), 3),
         "accuracy": round(sum(right) / len(right), 4),
         "bits_a_byte_of_the_rest": round(-sum(logp) / math.log(2) / sum(rest), 4),
