@@ -21,7 +21,7 @@ from pathlib import Path
 from fewer.errors import BadRequest
 from fewer.models.tokenizer import Tokenizer
 
-SHORTEST, LONGEST = 120, 360  # bytes of a prompt, about
+SHORTEST, LONGEST = 60, 200  # bytes of a prompt, about
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     accuracy         greedy text begins with the rest of the token that was cut (one right answer, so 1 is not reachable)
     forwards         of the model to heal a prompt and say that rest
     bytes            the exact byte sampler: forwards and milliseconds a greedy byte behind the prompt, bits a byte it gives
-                     to the rest that was cut off, with and without the peer beside it on the same prompts
+                     to the rest that was cut off; the peer beside it on the same prompts. On a busy machine with one
+                     thread the processor's own time is the fairer figure
 
 The peer (peer_bytes.py) runs in an environment of its own, named by its Python.
 """
@@ -52,45 +53,49 @@ def measure(
 ) -> dict[str, Any]:
     """head of record.py with "kinds": {kind: figures}, "sources", "bytes": {engine: figures}, and "apart" if there is a peer.
 
-    timed: how many of the cuts the byte samplers continue. beside: a second model, mixed with the first.
+    count, timed: prompts for accuracy, and for the byte samplers; 0 leaves that half out, so that it can be run by itself.
+    beside: a second model, mixed with the first. keep: a folder for healing-MODEL.json and bytes-MODEL.json.
     Raises BadRequest, ModelError."""
-    if timed < 1:
-        raise BadRequest(f"timed={timed} must be at least 1")
+    if count < 0 or timed < 0 or not count + timed:
+        raise BadRequest(f"cuts={count} and timed={timed} must not be negative, and not both 0")
     path = resolve(model)
     engine = fewer.open(path, threads=threads)
     assert engine.tokenizer is not None
-    drawn = cuts(engine.tokenizer, count, seed)
-    kinds = {kind: _kind(engine, kind, drawn, say) for kind in KINDS}
-    own, dists = _own(engine, drawn[:timed], say)
-    samplers: dict[str, Any] = {"fewer": own}
-    extra: dict[str, Any] = {}
-    if peer is not None:
-        theirs, others = _peer(peer, path, threads, drawn[:timed], say)
-        samplers["genlm-bytes"] = theirs
-        extra["times_faster"] = round(theirs["ms_a_byte"] / own["ms_a_byte"], 2)
-        apart = [float(abs(a - b).sum() / 2) for a, b in zip(dists, others)]
-        extra["apart"] = {"median": round(statistics.median(apart), 5), "most": round(max(apart), 5)}
-    if beside is not None:
-        extra["ensemble"] = _ensemble(engine, beside, threads, drawn[:timed], say)
+    drawn = cuts(engine.tokenizer, max(count, timed), seed)
+    given = [f"--peer-python {peer}"] * (peer is not None) + [f"--with {beside}"] * (beside is not None)
     command = f"fewer bench healing -m {model} --cuts {count} --seed {seed} -t {threads} --timed {timed}"
     result = {
-        **head(
-            "healing",
-            command + (f" --peer-python {peer}" if peer else "") + (f" --with {beside}" if beside else ""),
-            seed,
-        ),
+        **head("healing", " ".join([command, *given]), seed),
         "model": path.name,
-        "cuts": len(drawn),
-        "sources": {s: sum(c.source == s for c in drawn) for s in dict.fromkeys(c.source for c in drawn)},
         "threads": threads,
-        "timed": min(timed, len(drawn)),
-        "kinds": kinds,
-        "bytes": samplers,
-        **extra,
+        "cuts": count,
+        "timed": timed,
+        "sources": {s: sum(c.source == s for c in drawn[:count]) for s in dict.fromkeys(c.source for c in drawn)},
     }
+    if count:
+        result["kinds"] = {kind: _kind(engine, kind, drawn[:count], say) for kind in KINDS}
+    if timed:
+        result |= _bytes(engine, path, drawn[:timed], threads, peer, say)
+        if beside is not None:
+            result["ensemble"] = _ensemble(engine, beside, threads, drawn[:timed], say)
     if keep is not None:
-        save(keep / f"healing-{path.stem}.json", result)
+        save(keep / f"{'healing' if count else 'bytes'}-{path.stem}.json", result)
     return result
+
+
+def _bytes(engine: Engine, path: Path, drawn: list[Cut], threads: int, peer: Path | None, say: Say) -> dict[str, Any]:
+    """The byte samplers: figures of each, how many times as fast fewer is, how far the distributions are apart."""
+    own, dists = _own(engine, drawn, say)
+    if peer is None:
+        return {"bytes": {"fewer": own}}
+    theirs, others = _peer(peer, path, threads, drawn, say)
+    apart = [float(abs(a - b).sum() / 2) for a, b in zip(dists, others)]
+    return {
+        "bytes": {"fewer": own, "genlm-bytes": theirs},
+        "times_faster": round(theirs["ms_a_byte"] / own["ms_a_byte"], 2),
+        "times_less_cpu": round(theirs["cpu_ms_a_byte"] / own["cpu_ms_a_byte"], 2),
+        "apart": {"median": round(statistics.median(apart), 5), "most": round(max(apart), 5)},
+    }
 
 
 def _kind(engine: Engine, kind: str, drawn: list[Cut], say: Say) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def _kind(engine: Engine, kind: str, drawn: list[Cut], say: Say) -> dict[str, An
         say(f"{kind}: {i}/{len(drawn)}")
         some = drawn[i : i + BATCH]
         prompts = [cut.prompt for cut in some]
-        outs = engine.generate(prompts, raw=True, healing=kind, max_tokens=TOKENS, share_prefix=False)
+        outs = engine.generate(prompts, raw=True, healing=kind, max_tokens=TOKENS)
         engine.prefixes.clear()
         for cut, out in zip(some, outs):
             right.setdefault(cut.source, []).append(out.text.startswith(cut.rest))
@@ -128,14 +133,12 @@ def _own(engine: Engine, drawn: list[Cut], say: Say) -> tuple[dict[str, Any], li
             ready = time.perf_counter() - start
             dist = state.next()
             (logp,) = state.score([cut.rest.encode()])
-            before, start = state.ledger.forwards, time.perf_counter()
+            before, start, cpu = state.ledger.forwards, time.perf_counter(), time.process_time()
             text = bytes(sample(state, NEW))
-            seconds, forwards = time.perf_counter() - start, state.ledger.forwards - before
+            spent = (time.perf_counter() - start, time.process_time() - cpu, state.ledger.forwards - before)
         engine.prefixes.clear()
         if i:
-            figures.append(
-                (ready, seconds, forwards, len(text), text.startswith(cut.rest.encode()), logp, len(cut.rest))
-            )
+            figures.append((ready, *spent, len(text), text.startswith(cut.rest.encode()), logp, len(cut.rest)))
             dists.append(dist[:256])
     return {"version": fewer.__version__, "load_seconds": round(load, 3), **_figures(figures)}, dists
 
@@ -162,7 +165,8 @@ def _peer(
             x = peer.job({"prompt": cut.prompt, "rest": cut.rest, "new": NEW})
             right = x["text"].encode("latin-1").startswith(cut.rest.encode())
             if i:
-                figures.append((x["prefill"], x["seconds"], x["forwards"], NEW, right, x["logp"], len(cut.rest)))
+                spent = (x["seconds"], x["cpu"], x["forwards"])
+                figures.append((x["prefill"], *spent, NEW, right, x["logp"], len(cut.rest)))
                 dists.append(np.array(x["next"]))
     except RuntimeError as e:
         raise BadRequest(f"{e} (is genlm-bytes installed for {python}?)") from None
@@ -193,11 +197,12 @@ def _ensemble(engine: Engine, beside: str, threads: int, drawn: list[Cut], say: 
     return {Path(name).stem: round(b / size, 4) for name, b in bits.items()}
 
 
-def _figures(figures: list[tuple[float, float, int, int, bool, float, int]]) -> dict[str, Any]:
-    prefill, seconds, forwards, said, right, logp, rest = (list(x) for x in zip(*figures))
+def _figures(figures: list[tuple[float, float, float, int, int, bool, float, int]]) -> dict[str, Any]:
+    prefill, seconds, cpu, forwards, said, right, logp, rest = (list(x) for x in zip(*figures))
     return {
         "prefill_ms": round(1e3 * statistics.median(prefill), 1),
         "ms_a_byte": round(1e3 * statistics.median(s / n for s, n in zip(seconds, said) if n), 2),
+        "cpu_ms_a_byte": round(1e3 * statistics.median(s / n for s, n in zip(cpu, said) if n), 2),
         "forwards_a_byte": round(sum(forwards) / sum(said), 3),
         "accuracy": round(sum(right) / len(right), 4),
         "bits_a_byte_of_the_rest": round(-sum(logp) / math.log(2) / sum(rest), 4),

@@ -2,7 +2,7 @@
 
     python peer_bytes.py MODEL.gguf THREADS WIDTH
     first line out  {"version", "load"};  job  {"prompt", "rest", "new"}
-    answer          {"prefill", "seconds", "forwards", "text", "logp", "next": 257 probabilities}
+    answer          {"prefill", "seconds", "cpu", "forwards", "text", "logp", "next": 257 probabilities}
 
 The model is the GGUF as transformers dequantises it. Its key-value cache is filled with the prompt's own tokens first, so
 its prefill is served from there; batching waits one millisecond instead of the twenty that are the default.
@@ -55,7 +55,7 @@ async def main(path: str, threads: int, width: int) -> None:
             for byte in job["rest"].encode():
                 logp += float((await told.logp_next()).ps[byte])
                 told = await (told.prune() << byte)
-            before, began, said, state = forwards[0], time.perf_counter(), b"", beam
+            before, began, cpu, said, state = forwards[0], time.perf_counter(), time.process_time(), b"", beam
             for _ in range(job["new"]):
                 best = int(np.argmax((await state.logp_next()).ps[:256]))
                 said += bytes([best])
@@ -64,6 +64,7 @@ async def main(path: str, threads: int, width: int) -> None:
             {
                 "prefill": ready - start,
                 "seconds": time.perf_counter() - began,
+                "cpu": time.process_time() - cpu,
                 "forwards": forwards[0] - before,
                 "text": said.decode("latin-1"),
                 "logp": logp,

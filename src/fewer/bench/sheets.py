@@ -154,9 +154,17 @@ def healing(r: dict[str, Any]) -> list[Sheet]:
     sources = [f"accuracy {s}" for s in r["sources"]]
     rows = [
         [k, x["accuracy"], *(x[s] for s in sources), x["forwards_before_text"], x["healing_ms"]]
-        for k, x in r["kinds"].items()
+        for k, x in r.get("kinds", {}).items()
     ]
-    keys = ("accuracy", "bits_a_byte_of_the_rest", "forwards_a_byte", "ms_a_byte", "prefill_ms", "load_seconds")
+    keys = (
+        "accuracy",
+        "bits_a_byte_of_the_rest",
+        "forwards_a_byte",
+        "ms_a_byte",
+        "cpu_ms_a_byte",
+        "prefill_ms",
+        "load_seconds",
+    )
     peer = f"fewer is {r['times_faster']} times as fast a byte. " if "times_faster" in r else ""
     apart = f"Next-byte distributions differ by {r['apart']['median']} (median)." if "apart" in r else ""
     return [
@@ -169,8 +177,17 @@ def healing(r: dict[str, Any]) -> list[Sheet]:
         Sheet(
             "Byte by byte",
             f"{r['timed']} of the cuts, {r['threads']} threads. {peer}{apart}".strip(),
-            ["engine", "accuracy", "bits a byte", "forwards a byte", "ms a byte", "ms prompt", "s to load"],
-            [[name, *(x[k] for k in keys)] for name, x in r["bytes"].items()],
+            [
+                "engine",
+                "accuracy",
+                "bits a byte",
+                "forwards a byte",
+                "ms a byte",
+                "CPU ms a byte",
+                "ms prompt",
+                "s to load",
+            ],
+            [[name, *(x[k] for k in keys)] for name, x in r.get("bytes", {}).items()],
         ),
         Sheet(
             "Two models on bytes",
