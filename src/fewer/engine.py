@@ -212,7 +212,7 @@ class Engine:
             forced=self._forced(ids, forced) if seams.transforms else None,
             chunk=chunk or self.chunk,
             on_progress=on_progress,
-            pace=self._pace(seams, ledger) if guard else None,
+            pace=self._pace(seams, params.temperature == 0, ledger) if guard else None,
             max_context=None if seams.place else self.model.spec.max_context,
         )
         if self.tokenizer is not None:
@@ -238,11 +238,12 @@ class Engine:
         """What M rows cost beside one on this machine. The first plan that drafts has it timed, unless that was done before."""
         return Costs(curve(self.model), timed=True)
 
-    def _pace(self, seams: Seams, ledger: Ledger) -> Pace | None:
+    def _pace(self, seams: Seams, greedy: bool, ledger: Ledger) -> Pace | None:
         """Who decides how much is drafted. No clock has a say where an Accept method may let drafts shape the text."""
         if seams.propose is None:
             return None
-        costs, one = self.costs if seams.accept is None else Costs(NOMINAL, timed=False), row_macs(self.model.spec)
+        shaped = seams.accept is not None and not (greedy and seams.accept.exact)
+        costs, one = Costs(NOMINAL, timed=False) if shaped else self.costs, row_macs(self.model.spec)
         return Pace(costs, lambda m: row_macs(self.models[m].spec) / one, ledger, label(seams.propose))
 
     def _start_from(self, req: Request, seq: int, length: int) -> None:

@@ -49,7 +49,7 @@ class Pace:
 
     def __init__(self, costs: Costs, weigh: Callable[[str], float], ledger: Ledger, name: str) -> None:
         """costs: timed, unless the clock may have no say. weigh(model) = its multiply-adds a row over the main model's."""
-        self._costs, self._timed, self._weigh = costs, costs.timed, weigh
+        self.costs, self._timed, self._weigh = costs, costs.timed, weigh
         self._ledger, self._name = ledger, name
         self._acceptance, self._reach = Acceptance(), Reach()
         self._others, self._groups = 0, 1  # rows and requests beside this one in the last forward
@@ -94,12 +94,12 @@ class Pace:
         """The drafter ran so many rows through a share of a model's layers."""
         self._forwards += 1
         if not self._timed:
-            self._drafting += self._weigh(model) * share * self._costs(rows)
+            self._drafting += self._weigh(model) * share * self.costs(rows)
 
     def drafted(self, seconds: float) -> None:
         """The draft took so long, its forwards included."""
         if self._timed:
-            self._drafting = seconds / self._costs.seconds
+            self._drafting = seconds / self.costs.seconds
 
     def cut(self, tree: Tree) -> Tree:
         """The nodes of a draft that are worth a row."""
@@ -130,7 +130,7 @@ class Pace:
         stood, rows = len(new) - 1, len(tree)
         self._emitted += len(new)
         if self._timed:
-            self._costs.heard(out.rows, out.seconds)
+            self.costs.heard(out.rows, out.seconds)
             self._others, self._groups = out.rows - 1 - rows, out.groups
         worth, cost = self._one(), self._rows(rows) + (self._drafting if self._set_up else 0.0)
         self._tokens = MEMORY * self._tokens + 1 + stood
@@ -153,7 +153,7 @@ class Pace:
     def kept_informed(self, seconds: float) -> None:
         """What it took to tell the drafter about the last tokens."""
         if self._timed and self._set_up:
-            self._upkeep += 0.1 * (seconds / self._costs.seconds - self._upkeep)
+            self._upkeep += 0.1 * (seconds / self.costs.seconds - self._upkeep)
 
     # ------------------------------------------------------------------ inside
     @property
@@ -163,11 +163,11 @@ class Pace:
 
     def _one(self) -> float:
         """What a token costs without drafts: this request's share of a forward."""
-        return self._costs(self._groups) / self._groups if self._groups > 1 else 1.0
+        return self.costs(self._groups) / self._groups if self._groups > 1 else 1.0
 
     def _rows(self, more: int) -> float:
         """What `more` rows beside the certain one cost."""
-        return self._costs(self._others + 1 + more) - self._costs(self._others + 1)
+        return self.costs(self._others + 1 + more) - self.costs(self._others + 1)
 
     def _value(self) -> float:
         """Of one token, in forwards, at the rate reached lately, which is never below plain decoding's."""
