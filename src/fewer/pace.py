@@ -49,7 +49,7 @@ class Pace:
 
     def __init__(self, costs: Costs, weigh: Callable[[str], float], ledger: Ledger, name: str) -> None:
         """costs: timed, unless the clock may have no say. weigh(model) = its multiply-adds a row over the main model's."""
-        self._costs, self._timed, self._weigh = costs, costs.timed, weigh
+        self.costs, self._timed, self._weigh = costs, costs.timed, weigh
         self._ledger, self._name = ledger, name
         self._acceptance, self._reach = Acceptance(), Reach()
         self._others, self._groups = 0, 1  # rows and requests beside this one in the last forward
@@ -72,7 +72,7 @@ class Pace:
     def levels(self, limit: int) -> int:
         """How deep the next draft may be; 0 = the drafter is not asked now."""
         self._resting, self.asked = self._rest > 0, False
-        if self._resting or limit <= 0 or (self._timed and not self._costs.known):
+        if self._resting or limit <= 0 or (self._timed and not self.costs.known):
             return 0
         deep = limit
         if self._a_level > 0.005:
@@ -94,7 +94,7 @@ class Pace:
         """The drafter ran so many rows through a share of a model's layers."""
         self._forwards += 1
         if not self._timed:
-            self._drafting += self._weigh(model) * share * self._costs(rows)
+            self._drafting += self._weigh(model) * share * self.costs(rows)
 
     def ran_ahead(self) -> None:
         """The drafter works while the main model looks at the draft."""
@@ -103,7 +103,7 @@ class Pace:
     def drafted(self, seconds: float) -> None:
         """The draft took so long, its forwards included."""
         if self._timed:
-            self._drafting = seconds / self._costs.seconds
+            self._drafting = seconds / self.costs.seconds
 
     def cut(self, tree: Tree) -> Tree:
         """The nodes of a draft that are worth a row."""
@@ -136,9 +136,9 @@ class Pace:
         if self._timed:
             self._others, self._groups = out.rows - 1 - rows, out.groups
             if self._ahead:  # the drafter's share of the time is what the forward took beyond its price
-                self._drafting += max(0.0, out.seconds / self._costs.seconds - self._costs(out.rows))
+                self._drafting += max(0.0, out.seconds / self.costs.seconds - self.costs(out.rows))
             elif not out.lanes:
-                self._costs.heard(out.rows, out.seconds)
+                self.costs.heard(out.rows, out.seconds)
         worth, cost = self._one(), self._rows(rows) + (self._drafting if self._set_up else 0.0)
         self._tokens = MEMORY * self._tokens + 1 + stood
         self._spent = MEMORY * self._spent + 1 + cost / worth
@@ -160,7 +160,7 @@ class Pace:
     def kept_informed(self, seconds: float) -> None:
         """What it took to tell the drafter about the last tokens."""
         if self._timed and self._set_up:
-            self._upkeep += 0.1 * (seconds / self._costs.seconds - self._upkeep)
+            self._upkeep += 0.1 * (seconds / self.costs.seconds - self._upkeep)
 
     # ------------------------------------------------------------------ inside
     @property
@@ -170,11 +170,11 @@ class Pace:
 
     def _one(self) -> float:
         """What a token costs without drafts: this request's share of a forward."""
-        return self._costs(self._groups) / self._groups if self._groups > 1 else 1.0
+        return self.costs(self._groups) / self._groups if self._groups > 1 else 1.0
 
     def _rows(self, more: int) -> float:
         """What `more` rows beside the certain one cost."""
-        return self._costs(self._others + 1 + more) - self._costs(self._others + 1)
+        return self.costs(self._others + 1 + more) - self.costs(self._others + 1)
 
     def _value(self) -> float:
         """Of one token, in forwards, at the rate reached lately, which is never below plain decoding's."""

@@ -16,12 +16,14 @@ from functools import partial
 import numpy as np
 import torch
 
+from fewer.costs import NOMINAL
 from fewer.decode import decode
 from fewer.errors import BadRequest
 from fewer.kv.store import Store
 from fewer.kv.view import View
 from fewer.lanes import Lanes, Timed, timed
 from fewer.models.decoder import Decoder, Spent
+from fewer.models.size import row_macs
 from fewer.plan import PLAIN, label
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Retain, Rewind, Work
@@ -125,6 +127,9 @@ class Runner:
             req.told.near = self.models["main"].neighbours
             req.told.embed = self.models["main"].head.embed
             req.told.memory = self.memory
+            req.told.cost = NOMINAL if req.pace is None else req.pace.costs
+            one = row_macs(self.models["main"].spec)
+            req.told.weights = {name: row_macs(m.spec) / one for name, m in self.models.items()}
             run = decode if req.seams.strategy is None else req.seams.strategy.run
             self.live.append(Live(req, run(req, partial(self.horizon, req))))
         for one in list(self.live):

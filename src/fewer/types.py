@@ -174,6 +174,11 @@ class Memory:
         return kept
 
 
+def free(rows: int) -> float:
+    """The cost of rows where nobody knows it."""
+    return 1.0
+
+
 @dataclass(slots=True)
 class Told:
     """What a request tells its methods: facts, never controls. One per request and model; a method's own
@@ -198,6 +203,9 @@ class Told:
         no_vectors  # tokens (n,) -> their input vectors (n, D), for soft nodes
     )
     memory: Memory = field(default_factory=Memory)  # the engine's
+    cost: Callable[[int], float] = free  # of a forward of so many rows, in forwards of one row; no clock's where it may
+    # not shape the text
+    weights: dict[str, float] = field(default_factory=dict)  # model -> multiply-adds a row, the main one's being 1
     _state: dict[int, Any] = field(default_factory=dict)
 
     def start(self, method: Any) -> None:

@@ -1,6 +1,6 @@
-"""`fewer train drafter kangaroo|ppd`: train a small drafter on a frozen model, with nothing but the model and text at hand.
+"""`fewer train drafter kangaroo|ppd`, `fewer train judge`: train a small part on frozen models, with text that is at hand.
 
-Progress goes to stderr, what the drafter reaches on held-out texts to stdout. What the model said is kept and used again.
+Progress goes to stderr, what the part reaches on held-out texts to stdout. What the model said is kept and used again.
 The first Ctrl-C ends the training and writes what has been learnt so far; the second one ends at once and writes nothing.
 """
 
@@ -75,6 +75,25 @@ def ppd(
     _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, prompts, c))
 
 
+@app.command()
+def judge(
+    output: Output,
+    draft: Annotated[str, typer.Option("--draft", help="The smaller model whose mismatches are judged; as --model.")],
+    model: o.Model = o.DEFAULT_MODEL,
+    items: Annotated[int, typer.Option("--items", min=2, help="Problems whose answers are searched.")] = 24,
+    tokens: Annotated[int, typer.Option("--tokens", min=16, help="Most tokens of an answer.")] = 200,
+    minutes: Annotated[float, typer.Option("--minutes", help="After so long the search ends with what it has.")] = 60.0,
+    seed: Seed = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """A classifier that says which of a draft's mismatches do not matter, from word problems."""
+    from fewer.train.judge import train
+
+    _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, items, tokens, c), draft)
+
+
 def _run(
     model: str,
     minutes: float,
@@ -84,6 +103,7 @@ def _run(
     as_json: bool,
     output: Path,
     train: Callable[[Session, str], dict[str, Any]],
+    draft: str | None = None,
 ) -> None:
     if output.suffix != ".safetensors" or output.is_dir() or not output.absolute().parent.is_dir():
         raise BadRequest(f"--output must be a .safetensors file in a folder that exists, not {output}")
@@ -95,7 +115,7 @@ def _run(
         if status is not None:
             status.start()
         say = err.print if status is None else status.update
-        session = Session(model, minutes, seed, data or default_data(model), say, threads)
+        session = Session(model, minutes, seed, data or default_data(model), say, threads, draft)
         with on_interrupt(session.stop):
             report = train(session, command)
     finally:

@@ -132,4 +132,5 @@ def probes(main: Decoder) -> torch.Tensor:
 
 
 def _train(kind: str) -> str:
-    return f"Train one with `fewer train drafter {kind} -m MODEL -o FILE`, then use {kind}:file=FILE."
+    what = {"judge": ("judge -m MODEL --draft MODEL", "autojudge")}.get(kind, (f"drafter {kind} -m MODEL", kind))
+    return f"Train one with `fewer train {what[0]} -o FILE`, then use {what[1]}:file=FILE."

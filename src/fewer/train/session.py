@@ -43,6 +43,7 @@ class Session:
     data: Path
     say: Say
     threads: int | None = None
+    draft: str | None = None
     stopped: bool = False
     began: float = field(default_factory=time.monotonic)
 
@@ -50,12 +51,16 @@ class Session:
         if not self.minutes > 0:
             raise BadRequest(f"--minutes must be more than 0, not {self.minutes}")
         self.say(f"loading {self.model}")
-        self.eng: Engine = fewer.open(self.model, threads=self.threads)
+        self.eng: Engine = fewer.open(self.model, draft=self.draft, threads=self.threads)
         torch.set_num_threads(set_threads(self.threads))
         self.source: Source = open_source(resolve(self.model))
 
     def stop(self) -> None:
         self.stopped = True
+
+    def over(self) -> bool:
+        """Is the time for asking the model over?"""
+        return self.stopped or time.monotonic() - self.began > 60 * self.minutes
 
     def spoken(self) -> tuple[list[Spoken], list[Spoken]]:
         """What the model said: to learn from, and (the first chunk's worth of texts held out) to judge by."""
