@@ -121,15 +121,7 @@ class Runner:
         """One merged forward a model; False when nothing is left."""
         while self.waiting and len(self.live) < self.max_live:
             req = self.waiting.popleft()
-            req.told.n_layers = self.models["main"].spec.n_layers
-            req.told.windows = self.models["main"].spec.windows
-            req.told.vocab = self.models["main"].spec.vocab
-            req.told.near = self.models["main"].neighbours
-            req.told.embed = self.models["main"].head.embed
-            req.told.memory = self.memory
-            req.told.cost = NOMINAL if req.pace is None else req.pace.costs
-            one = row_macs(self.models["main"].spec)
-            req.told.weights = {name: row_macs(m.spec) / one for name, m in self.models.items()}
+            self._tell(req)
             run = decode if req.seams.strategy is None else req.seams.strategy.run
             self.live.append(Live(req, run(req, partial(self.horizon, req))))
         for one in list(self.live):
@@ -140,6 +132,14 @@ class Runner:
             if batch:
                 self._forward(model, batch)
         return bool(self.live or self.waiting)
+
+    def _tell(self, req: Request) -> None:
+        """The facts about this engine's models that methods may ask for."""
+        told, main = req.told, self.models["main"]
+        told.n_layers, told.windows, told.vocab = main.spec.n_layers, main.spec.windows, main.spec.vocab
+        told.near, told.embed, told.memory = main.neighbours, main.head.embed, self.memory
+        told.cost = NOMINAL if req.pace is None else req.pace.costs
+        told.weights = {name: row_macs(m.spec) / row_macs(main.spec) for name, m in self.models.items()}
 
     def cancel(self, req: Request) -> None:
         """Stop a request now; what it has stays in its ledger."""

@@ -44,7 +44,7 @@ def fit(x: torch.Tensor, y: torch.Tensor, strength: float) -> tuple[torch.Tensor
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     weight = (w / spread).detach()
     return weight, (b - mean @ weight).detach()
 

@@ -83,9 +83,11 @@ class MeasuredShape(Propose):
                 yield from lane.expand([t for t, n in zip(tips, counts) if n and t is not None], told)
             below: list[int | None] = []
             for tip, count in zip(tips, counts):
-                tokens = [] if tip is None else draw(lane.odds[tip], count, told, rng) if count else []
-                below += [lane.add(tip, token) for token in tokens]
-                below += [None] * (count - len(tokens))  # fewer tokens are possible than the shape has room for
+                nodes = list[int]()
+                if tip is not None and count:
+                    nodes = [lane.add(tip, token) for token in draw(lane.odds[tip], count, told, rng)]
+                below += nodes
+                below += [None] * (count - len(nodes))  # fewer tokens are possible than the shape has room for
             tips = below
         state.tree = lane.tree(drawn=not told.greedy)
         return state.tree
