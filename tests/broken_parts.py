@@ -15,12 +15,11 @@ from fewer.methods.propose.distinct_tree import Branches
 from fewer.methods.propose.drawn_lines import DrawnLines
 from fewer.models.decoder import Decoder
 from fewer.parts.acceptance import KSequential, RecursiveRejection, coin
-from fewer.parts.draft_model import DraftModel
 from fewer.request import Request
 from fewer.runner import Live, Runner
 from fewer.seams import Accept, Commit, Forward, Work, knob
 from fewer.testing.rig import Rig
-from fewer.types import EMPTY_TREE, Group, Rows, Step, Told, chain_then_tree, follow
+from fewer.types import EMPTY_TREE, Group, Rows, Step, chain_then_tree, follow
 
 
 def on_store(store: type[Store]) -> Rig:
@@ -312,15 +311,6 @@ class Loose(KSequential):
         return rng.categorical(rest if rest.any() else p)
 
 
-class NeverRolledBack(DraftModel):
-    """A draft model whose cache keeps what was rejected."""
-
-    def _cut(self, length: int) -> Work:
-        del self._read[length:]
-        return
-        yield
-
-
 @dataclass(frozen=True)
 class Siblings(Branches):
     """The product's tree of siblings, judged with a slip."""
@@ -330,9 +320,6 @@ class Siblings(Branches):
 
     def judge(self) -> Accept:
         return Sloppy(slip=self.bug)
-
-    def start(self, told: Told) -> DraftModel:
-        return NeverRolledBack() if self.bug == "never rolled back" else DraftModel()
 
 
 @dataclass(frozen=True)

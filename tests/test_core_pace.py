@@ -212,7 +212,7 @@ def test_what_works_beside_a_forward_pays_for_what_it_slows():
             p.ran_ahead()
         p.heard(EMPTY_TREE, [99], Out(rows=1, seconds=ONE * (1.5 if p.asked else 1.0), lanes=p.asked))
     assert p._ledger.guard_rests >= 2 and p._ledger.guard_tokens > 80
-    assert p._costs.seconds == pytest.approx(ONE)
+    assert p.costs.seconds == pytest.approx(ONE)
 
 
 def test_nothing_is_drafted_before_a_plain_forward_was_timed():

@@ -102,7 +102,6 @@ BUGS = [
     ("residual forgotten", "lossless-sampled", bugged("Siblings", "the residual is forgotten")),
     ("bonus token from the draft", "lossless-sampled", bugged("Siblings", "the bonus is the draft's")),
     ("drafts drawn alike at the full ratio", "lossless-sampled", from_class(parts.Alike, EXACT)),
-    ("draft model's cache not rolled back", "rollback", bugged("Siblings", "never rolled back")),
     ("dice of its own", "lossless-sampled", bugged("Ratio", "its own dice")),
     ("stop token inside a draft ignored", "lossless-greedy", on("Parrot", strategy("stop ignored"))),
     ("length limit inside a draft ignored", "lossless-greedy", on("Parrot", strategy("length ignored"))),

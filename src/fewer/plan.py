@@ -204,7 +204,7 @@ def _refuse(s: Seams) -> None:
         raise CannotCombine(f"{label(a)} and {label(b)} cannot be combined: {why}")
 
     if s.strategy:
-        for other in (s.propose, s.accept, *s.transforms):
+        for other in (s.accept, s.propose, *s.transforms):
             if other is not None:
                 no(s.strategy, other, "it runs the request itself, from prompt to end.")
         for m in s.methods():

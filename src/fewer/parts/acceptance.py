@@ -37,6 +37,8 @@ class RecursiveRejection(Accept):
 
     def choose(self, node: int, tree: Tree, target: Target, rng: Rng, told: Told, state: Any) -> int:
         p, kids = target.probs(node), tree.children(node)
+        if kids and tree.q is None:  # greedy drafts have no distribution, and the target's is one token
+            return int(p.argmax())
         q = None if tree.q is None or not kids else tree.q[kids[0]].to(p)
         for kid in kids:
             assert q is not None

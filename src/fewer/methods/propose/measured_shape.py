@@ -75,7 +75,7 @@ class MeasuredShape(Propose):
 
     def draft(self, context: list[int], limit: int, told: Told, state: Standing, rng: Rng) -> Work:
         lane, levels = state.lane, min(limit, self.length)
-        shape = fastest(state.rates(), self.budget, levels, told.cost, told.weights["draft"])
+        shape = fastest(state.rates(), self.budget, levels, told.cost, told.weights.get("draft", 1.0))
         yield from lane.begin(context, told)
         tips: list[int | None] = [-1]
         for level, counts in enumerate(shape.children):
