@@ -142,7 +142,7 @@ def test_a_run_on_a_tiny_model(tiny, tmp_path):
     got = json.loads(json.dumps(speculation.measure(tiny, ways, said.append)))
     assert said and not got["failed"] and list(got["kinds"]) == ["code", "chat"]
     for kind in got["kinds"].values():
-        assert list(kind["fewer"]) == ["", *plans] and kind["fewer"][""]["speedup"] == 1.0
+        assert sorted(kind["fewer"]) == sorted(["", *plans]) and kind["fewer"][""]["speedup"] == 1.0
         assert kind["fewer"]["lookahead"]["tokens_per_forward"] >= 1.0
     assert got["same"] == {p: {"same": 3, "of": 3, "tokens": 36} for p in plans}
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
