@@ -5,16 +5,16 @@ those nodes are verified, likeliest first, that make the most of
 
     worth = value * sum of P(node) - (C(1 + nodes) - C(1))            value = 1 / tokens got lately per C(1) spent
 
-P comes from parts/chances.py, C from costs.py. Dividing by the
-rate that is reached anyway is what makes the sum of many drafts, not each one alone, as fast as can be. How deep a
-drafter may go is decided likewise before it drafts, if it runs a forward a level. In a batch C is that of all rows together.
+P comes from parts/chances.py, C from costs.py. Dividing by the rate that is reached anyway makes the sum of many drafts,
+not each one alone, as fast as can be. How deep a drafter may go is decided likewise before it drafts, if it runs a forward
+a level. In a batch C is that of all rows together.
 
 The guard keeps the account: tokens gained, less rows and drafting at their price. When it has fallen SLACK below its
 best, the drafter rests for a number of tokens that doubles every time; then one small draft after the other is tried
 until RETRY is lost or it pays again. If the whole request has lost more than a forward and BOUND of its tokens, the rest
-lasts until that is made good. So what is lost is a forward or two, not a share of the time. A drafter that goes
-on failing and is dear to keep informed is not asked again. Its first draft is not charged for drafting: reading the
-prompt is the price of having it. What a drafter does beside a forward is charged with what that forward takes longer.
+lasts until that is made good. So what is lost is a forward or two, not a share of the time. A drafter that goes on failing
+and is dear to keep informed is not asked again. Its first draft is not charged for drafting: reading the prompt is the
+price of having it. What a drafter does beside a forward is charged with what that forward takes longer.
 
 **Nothing of this may touch the text.** The engine's own acceptance draws one token from the model at each place,
 whatever was drafted, so there everything goes. An Accept method may let the text depend on the draft: then no clock and
@@ -42,6 +42,7 @@ REST, LONGEST = 8, 512  # tokens of the first rest, and of any
 DEAR = 0.01  # upkeep, in forwards a token, that a drafter which fails again and again may cost
 DEEPEST = 32  # levels considered for drafters whose drafting costs
 MEMORY = 0.97  # of the rate, a forward
+RARE = 0.01  # a node that stands less often is worth no row
 
 
 class Pace:
@@ -60,11 +61,8 @@ class Pace:
         self.asked = self._resting = self._set_up = self._ahead = False
         self._drafting, self._forwards = 0.0, 0  # what the draft under way has cost, and its forwards
         self._drafted = 0, 0  # its nodes and levels
-        self._a_draft, self._a_level, self._width = (
-            0.0,
-            0.0,
-            1.0,
-        )  # what one level costs and any other adds; nodes a level
+        self._a_draft, self._a_level = 0.0, 0.0  # what drafting one level costs, and what any other adds
+        self._width = 1.0  # nodes a level
         self._upkeep = 0.0
         self.retired = False
 
@@ -107,27 +105,32 @@ class Pace:
 
     def cut(self, tree: Tree) -> Tree:
         """The nodes of a draft that are worth a row."""
-        p = self._acceptance.chances(tree)
+        p = self._acceptance.chances(tree).tolist()
         self._drafted = len(tree), int(tree.depth().max(initial=-1)) + 1
         if not self._timed:
             return tree
         order = sorted(np.flatnonzero(tree.tokens >= 0).tolist(), key=lambda i: -p[i])
         if not order:
             return tree
-        extra, owner = _soft(tree)
-        value, total, rows = self._value(), 0.0, extra[-1]
+        soft = None if tree.embeds is None else _soft(tree)
+        value, total, rows = self._value(), 0.0, 0 if soft is None else soft[0][-1]
         best, taken = 0.0, 0
+        base = self._costs(self._others + 1)
         for k, i in enumerate(order, 1):
+            if p[i] < RARE:
+                break
             total += p[i]
-            rows += 1 + extra[i]
-            worth = value * total - self._rows(rows)
+            rows += 1 if soft is None else 1 + soft[0][i]
+            worth = value * total - (self._costs(self._others + 1 + rows) - base)
             if worth > best:
                 best, taken = worth, k
         if not taken:
             self._ledger.drafts_declined += 1
             return EMPTY_TREE
         kept = {-1, *order[:taken]}
-        return tree.only(np.array([i for i in range(len(tree)) if owner[i] in kept]))
+        return tree.only(
+            np.array(sorted(order[:taken]) if soft is None else [i for i, o in enumerate(soft[1]) if o in kept])
+        )
 
     def heard(self, tree: Tree, new: list[int], out: Out) -> None:
         """The forward over `tree` is done and the text goes on with `new`, one token more than what stands."""
