@@ -115,13 +115,13 @@ class Pace:
         soft = None if tree.embeds is None else _soft(tree)
         value, total, rows = self._value(), 0.0, 0 if soft is None else soft[0][-1]
         best, taken = 0.0, 0
-        base = self._costs(self._others + 1)
+        base = self.costs(self._others + 1)
         for k, i in enumerate(order, 1):
             if p[i] < RARE:
                 break
             total += p[i]
             rows += 1 if soft is None else 1 + soft[0][i]
-            worth = value * total - (self._costs(self._others + 1 + rows) - base)
+            worth = value * total - (self.costs(self._others + 1 + rows) - base)
             if worth > best:
                 best, taken = worth, k
         if not taken:
