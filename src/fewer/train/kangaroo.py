@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import linear, log_softmax
 
 from fewer.engine import Engine
+from fewer.errors import BadRequest
 from fewer.methods.propose.early_exit import KIND, EarlyExit, early
 from fewer.models.layers import DenseHead, rms_norm
 from fewer.models.rope import cos_sin
@@ -37,6 +38,8 @@ RATE = 2e-3
 def train(session: Session, output: Path, layers: int, command: str) -> dict[str, object]:
     """Learn an adapter behind `layers` layers and write it; returns what it reaches on held-out texts."""
     eng = session.eng
+    if layers >= eng.model.spec.n_layers:
+        raise BadRequest(f"--layers {layers}: the model has {eng.model.spec.n_layers}, the draft must have fewer")
     learn, judge = session.spoken()
     spec, head = early(eng.model.spec, layers), session.head()
     session.say(f"{sum(len(s.ids) for s in learn)} tokens of {len(learn)} answers; hidden states of layer {layers}")

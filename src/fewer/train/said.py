@@ -66,7 +66,8 @@ def collect(
         if not path.exists():
             if out and (n >= tokens or over() or time.monotonic() - started > seconds):
                 break
-            _write(path, answers(eng, prompts(eng, CHUNK, seed * 100_003 + i, held)), eng.name)
+            room = eng.model.spec.max_context - ANSWER
+            _write(path, answers(eng, prompts(eng, CHUNK, room, seed * 100_003 + i, held)), eng.name)
         out += _read(path, eng.name)
         say(sum(len(s.ids) for s in out))
     return out

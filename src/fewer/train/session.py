@@ -22,7 +22,7 @@ from fewer.models.resolve import resolve
 from fewer.models.source import Source, open_source
 from fewer.train.said import Spoken, collect
 
-TOKENS = 400_000  # answer tokens after which more teach little
+TOKENS = 300_000  # answer tokens after which more teach little
 LISTENING = 0.5  # share of the time for asking the model
 
 Say = Callable[[str], None]

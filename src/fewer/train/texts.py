@@ -98,8 +98,8 @@ def passages() -> tuple[str, ...]:
     return paragraphs() + stdlib()[1]
 
 
-def prompts(eng: Engine, n: int, seed: int, held: bool = False) -> list[tuple[str, list[int]]]:
-    """n prompts as (kind, token ids), the kinds in their shares; the same seed gives the same ones.
+def prompts(eng: Engine, n: int, room: int, seed: int, held: bool = False) -> list[tuple[str, list[int]]]:
+    """n prompts of at most `room` tokens as (kind, token ids), the kinds in their shares; the same seed gives the same.
 
     held: from the texts that training never sees. A model without a chat template is only asked to go on.
     """
@@ -114,7 +114,7 @@ def prompts(eng: Engine, n: int, seed: int, held: bool = False) -> list[tuple[st
         "edit": lambda: _said(eng, _edit(rng, _one(rng, functions(), held))),
         "sums": lambda: _said(eng, _sum(rng)),
     }
-    return [(kind, makers[kind]()) for kind in kinds]
+    return [(kind, makers[kind]()[-room:]) for kind in kinds]
 
 
 def questions(eng: Engine, n: int, seed: int) -> Iterator[list[int]]:
@@ -123,19 +123,8 @@ def questions(eng: Engine, n: int, seed: int) -> Iterator[list[int]]:
     mark = "\x1a"
     before = eng.chat.render([{"role": "user", "content": mark}], add_generation_prompt=False).partition(mark)[0]
     begin = eng.tokenizer.encode(before, special=True)
-    texts: list[str] = []
-    while len(texts) < n:
-        more = eng.generate(
-            [begin] * max(16, n - len(texts)),
-            max_tokens=QUESTION,
-            temperature=1.0,
-            top_k=40,
-            seed=seed * 10_007 + len(texts),
-            share_prefix=False,
-        )
-        texts += [r.text.strip() for r in more if r.finish_reason == "stop" and len(r.text.strip()) > 12]
-        seed += 1
-    return (_said(eng, text) for text in texts[:n])
+    said = eng.generate(begin, n=n, max_tokens=QUESTION, temperature=1.0, top_k=40, seed=seed << 12, share_prefix=False)
+    return (_said(eng, r.text.strip() or "Hello") for r in (said if n > 1 else [said]))
 
 
 def _said(eng: Engine, text: str) -> list[int]:
