@@ -331,8 +331,13 @@ class Siblings(Branches):
     def judge(self) -> Accept:
         return Sloppy(slip=self.bug)
 
+
+@dataclass(frozen=True)
+class Forgetful(DrawnLines):
+    """The product's line on a draft model that is never rolled back."""
+
     def start(self, told: Told) -> DraftModel:
-        return NeverRolledBack() if self.bug == "never rolled back" else DraftModel()
+        return NeverRolledBack()
 
 
 @dataclass(frozen=True)
