@@ -15,11 +15,12 @@ from fewer.methods.propose.distinct_tree import Branches
 from fewer.methods.propose.drawn_lines import DrawnLines
 from fewer.models.decoder import Decoder
 from fewer.parts.acceptance import KSequential, RecursiveRejection, coin
+from fewer.parts.draft_model import DraftModel
 from fewer.request import Request
 from fewer.runner import Live, Runner
 from fewer.seams import Accept, Commit, Forward, Work, knob
 from fewer.testing.rig import Rig
-from fewer.types import EMPTY_TREE, Group, Rows, Step, chain_then_tree, follow
+from fewer.types import EMPTY_TREE, Group, Rows, Step, Told, chain_then_tree, follow
 
 
 def on_store(store: type[Store]) -> Rig:
@@ -311,6 +312,15 @@ class Loose(KSequential):
         return rng.categorical(rest if rest.any() else p)
 
 
+class NeverRolledBack(DraftModel):
+    """A draft model whose cache keeps what was rejected."""
+
+    def _cut(self, length: int) -> Work:
+        del self._read[length:]
+        return
+        yield
+
+
 @dataclass(frozen=True)
 class Siblings(Branches):
     """The product's tree of siblings, judged with a slip."""
@@ -320,6 +330,14 @@ class Siblings(Branches):
 
     def judge(self) -> Accept:
         return Sloppy(slip=self.bug)
+
+
+@dataclass(frozen=True)
+class Forgetful(DrawnLines):
+    """The product's line on a draft model that is never rolled back."""
+
+    def start(self, told: Told) -> DraftModel:
+        return NeverRolledBack()
 
 
 @dataclass(frozen=True)

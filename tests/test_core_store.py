@@ -142,6 +142,24 @@ def test_cutting_back():
     assert store.next_pos(twin) == 10
 
 
+def test_cutting_back_inside_the_tail_makes_no_segments():
+    """A draft that is rolled back a hundred times leaves one prompt and one tail, and the entries of the last text."""
+    store = Store(SPEC, torch.float64)
+    seq = store.new()
+    feed(store, seq, range(10))
+    full = store.bytes()
+    for i in range(100):
+        feed(store, seq, [100 + i, 200 + i, 300 + i])
+        assert held(store, seq, 0)[0][-1] == (300 + i, 12)
+        store.truncate(seq, 10 + i % 2)
+        assert store.entries(seq, 1).tolist() == [10 + i % 2] * H
+        store.truncate(seq, 10)
+    assert held(store, seq, 1)[0] == [(i, i) for i in range(10)]
+    assert all(len(layer) <= 1 for layer in store.sequence(seq).segments) and store.bytes() <= 2 * full
+    store.truncate(seq, 4)
+    assert held(store, seq, 0)[0] == [(i, i) for i in range(4)]
+
+
 def pack(view: View) -> tuple[Encoded, torch.Tensor, np.ndarray]:
     heads = range(view.n_heads)
     k, v = torch.cat([view.keys(h) for h in heads]).half(), torch.cat([view.values(h) for h in heads]).half()

@@ -48,14 +48,21 @@ def test_the_two_run_at_the_same_time(two_threads):
         assert first.wait(20)
         second.set()
 
-    (result, start, end) = Lanes([Packed(), Packed()]).run(forward, other)
+    (result, start, end) = Lanes([Packed(), Packed()]).run(forward, 4, other)
     assert result == 7 and start <= end
 
 
 def test_in_turn_where_they_cannot(monkeypatch):
     monkeypatch.setattr(lanes_module, "threads", lambda: 1)
     order = []
-    Lanes([Packed()]).run(lambda: order.append("forward"), lambda: order.append("other"))
+    Lanes([Packed()]).run(lambda: order.append("forward"), 4, lambda: order.append("other"))
+    assert order == ["forward", "other"]
+
+
+def test_a_prompt_is_read_in_turn(monkeypatch):
+    monkeypatch.setattr(lanes_module, "threads", lambda: 2)
+    order = []
+    Lanes([Packed()]).run(lambda: order.append("forward"), 100, lambda: order.append("other"))
     assert order == ["forward", "other"]
 
 
@@ -67,7 +74,7 @@ def test_what_the_other_raises_comes_when_the_forward_has_ended(two_threads):
         raise ValueError("planted")
 
     with pytest.raises(ValueError, match="planted"):
-        Lanes([Packed()]).run(lambda: done.append(1), fails)
+        Lanes([Packed()]).run(lambda: done.append(1), 4, fails)
     assert done == [1]
 
 

@@ -44,7 +44,6 @@ SOUND: dict[str, Subject] = {
         from_class(samples.Parrot, (*EXACT, "saves-forwards"), {"depth": 0}),
         from_class(samples.DraftModel, (*EXACT,)),
         from_class(samples.Ratio, EXACT),
-        from_class(parts.Siblings, EXACT),
     )
 }
 WINDOW = replace(from_card(find("streaming-llm")), name="Window", exceptions={})
@@ -56,6 +55,11 @@ def bugged(name: str, bug: str) -> Subject:
     return replace(
         s, full={**s.full, "bug": bug} if s.full else {}, settings=tuple({**k, "bug": bug} for k in s.settings)
     )
+
+
+def siblings(bug: str) -> Subject:
+    """The product's tree of siblings, judged with a slip."""
+    return from_class(parts.Siblings, EXACT, settings=[{"bug": bug}])
 
 
 def on(name: str, rig: Rig) -> Subject:
@@ -98,10 +102,11 @@ BUGS = [
     ("residual forgotten", "lossless-sampled", bugged("Ratio", "no residual")),
     ("bonus token from the draft", "lossless-sampled", bugged("Ratio", "bonus from the draft")),
     ("penalties and rules stand still inside a draft", "lossless-sampled", bugged("Ratio", "stale")),
-    ("the last sibling is tried first", "lossless-sampled", bugged("Siblings", "the last sibling first")),
-    ("residual forgotten", "lossless-sampled", bugged("Siblings", "the residual is forgotten")),
-    ("bonus token from the draft", "lossless-sampled", bugged("Siblings", "the bonus is the draft's")),
+    ("the last sibling is tried first", "lossless-sampled", siblings("the last sibling first")),
+    ("residual forgotten", "lossless-sampled", siblings("the residual is forgotten")),
+    ("bonus token from the draft", "lossless-sampled", siblings("the bonus is the draft's")),
     ("drafts drawn alike at the full ratio", "lossless-sampled", from_class(parts.Alike, EXACT)),
+    ("draft model's cache not rolled back", "rollback", from_class(parts.Forgetful, EXACT)),
     ("dice of its own", "lossless-sampled", bugged("Ratio", "its own dice")),
     ("stop token inside a draft ignored", "lossless-greedy", on("Parrot", strategy("stop ignored"))),
     ("length limit inside a draft ignored", "lossless-greedy", on("Parrot", strategy("length ignored"))),

@@ -1,7 +1,8 @@
 """Two models at once: a forward of one in a thread of its own, while this thread runs the other's.
 
 Each works with one thread and none of the pool's, so two cores serve two models; kernels give the same bits either way.
-Where that cannot be, because a model is not packed or there is one thread only, the two follow each other.
+Where that cannot be, because a model is not packed or there is one thread only, the two follow each other; so they do when
+the forward has many rows, which all threads share better than two models do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TypeVar
 from fewer.kernels.cpu import alone, threads
 from fewer.models.decoder import Decoder
 
+FEW = 16  # rows of a forward that is limited by reading the weights
 T = TypeVar("T")
 Timed = tuple[T, float, float]  # a result, when it was begun, when it was there
 
@@ -30,9 +32,9 @@ class Lanes:
         self._apart = threads() > 1 and all(m.packed for m in models)
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, forward: Callable[[], T], other: Callable[[], None]) -> Timed[T]:
+    def run(self, forward: Callable[[], T], rows: int, other: Callable[[], None]) -> Timed[T]:
         """`forward` and `other`, at the same time if they can be. Raises what either raises, when both have ended."""
-        if not self._apart:
+        if not self._apart or rows > FEW:
             out = timed(forward)
             other()
             return out

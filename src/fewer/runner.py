@@ -282,7 +282,8 @@ class Runner:
             return timed(forward)
         if self._lanes is None:
             self._lanes = Lanes(self.models.values())
-        return self._lanes.run(forward, partial(self._drive, lanes, model))
+        rows = sum(len(o.ask.rows) for o in batch if o.ask is not None)
+        return self._lanes.run(forward, rows, partial(self._drive, lanes, model))
 
     def _drive(self, lanes: list[Live], busy: str) -> None:
         """Run lanes to their ends, together. Raises RuntimeError if one asks for the model that is busy."""

@@ -15,7 +15,7 @@ from fewer.testing.rig import Rig
 from fewer.types import Rng, Tree
 from tests.test_parts_draft_model import TEXT, Played, alone, told
 
-SAMPLING = {"temperature": 0.8, "top_k": 3}
+SAMPLING = {"temperature": 0.8, "top_k": 2}
 
 
 @cache

@@ -94,11 +94,11 @@ def test_open_nodes_are_the_suffixes_seen_before(text):
 
 @given(TEXTS, st.integers(1, 3), st.integers(1, 8))
 def test_drafts_the_most_probable_paths(text, suffix, nodes):
-    """P(path) = rates * count(suffix + path) / count(suffix): the draft holds the `nodes` best, however ties are broken."""
+    """P(path) = rates * count(suffix + path) / (count(suffix) - 1): the draft holds the `nodes` best, however ties are broken."""
     levels, seen = 3, grams(text, 6)
     tail = tuple(text[-suffix:])
     p = {
-        g[suffix:]: math.prod(KNOWN[suffix - 1 : len(g) - 1]) * n / seen[tail]
+        g[suffix:]: math.prod(KNOWN[suffix - 1 : len(g) - 1]) * n / (seen[tail] - 1)
         for g, n in seen.items()
         if suffix < len(g) <= suffix + levels and g[:suffix] == tail
     }

@@ -1,6 +1,7 @@
 """Sequoia: the dynamic program against every tree there is, its size against costs, the rates against counting by hand."""
 
 import itertools
+import math
 from functools import cache
 
 import numpy as np
@@ -144,3 +145,12 @@ def test_every_size_of_lines_is_a_line():
     for nodes, levels in itertools.product(range(1, 5), range(1, 5)):
         shape = table((0.9,), nodes, levels).shape(nodes, levels)
         assert shape.children == ((1,),) * min(nodes, levels)
+
+
+@given(st.lists(st.floats(0.01, 0.9), min_size=2, max_size=4), st.integers(1, 12), st.integers(1, 4))
+def test_where_rates_fall_it_is_best_first_growth(rates, nodes, levels):
+    """Then the likeliest nodes are a tree, and no other gains more."""
+    rates = tuple(sorted(rates, reverse=True))
+    chances = [math.prod(path) for n in range(1, levels + 1) for path in itertools.product(rates, repeat=n)]
+    best = sum(sorted(chances, reverse=True)[:nodes])
+    assert table(rates, nodes, levels).shape(nodes, levels).gain == pytest.approx(best)

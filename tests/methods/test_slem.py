@@ -105,13 +105,13 @@ def test_the_text_is_the_plain_one(pair):
     eng = fewer.open(pair[0], draft=pair[1])
     for sampling in ({}, {"temperature": 1.0, "top_k": 3, "seed": 5}):
         for prompt in ("Why then?", "in the inn"):
-            got = eng.generate(prompt, use=["slem:length=4"], max_tokens=24, **sampling)
+            got = eng.generate(prompt, use=["slem:length=4"], max_tokens=24, guard=False, **sampling)
             assert got.ledger.drafted_tokens and got.ledger.models["draft"].forwards
             if not sampling:
                 assert got.tokens == eng.generate(prompt, max_tokens=24).tokens
     model = fewer.open(pair[0], draft=pair[0])
-    got = model.generate("Why?", use=["slem:length=4"], max_tokens=24)
-    assert got.ledger.accepted_tokens > 8  # itself through text: nearly always right
+    got = model.generate("Why?", use=["slem:length=4"], max_tokens=24, guard=False)
+    assert got.ledger.accepted_tokens > 12  # itself through text: nearly always right
 
 
 @pytest.mark.slow

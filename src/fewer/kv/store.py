@@ -85,7 +85,7 @@ class Store:
     def truncate(self, seq: int, next_pos: int) -> None:
         """Drop every entry at position >= next_pos. Entries must be in position order (they are, unless a method reorders)."""
         s = self._seqs[seq]
-        if next_pos >= s.next_pos:
+        if next_pos >= s.next_pos or self._shorten(s, next_pos):
             return
         if s.pos is not None and next_pos >= s.tail_from:
             depth = len(s.pos)
@@ -233,6 +233,18 @@ class Store:
         )
 
     # ------------------------------------------------------------------ inside
+    def _shorten(self, s: Sequence, next_pos: int) -> bool:
+        """Cut inside the growing tail, where the cut falls there at every layer: only lengths change. False = it does not."""
+        if next_pos == 0 or s.pos is None or not s.n.all():
+            return False
+        places = s.pos[:, 0, : int(s.n.max())].cpu().numpy()  # the heads of a tail are alike
+        if (places[:, 0] > next_pos).any():
+            return False
+        behind = np.arange(places.shape[1]) >= s.n[:, None]
+        s.n[:] = ((places < next_pos) & ~behind).sum(1)
+        s.next_pos = next_pos
+        return True
+
     def _rows(self, s: Sequence) -> int:
         """Raw rows of all layers and heads that would take the memory of what the segments hold."""
         entry = 2 * self.spec.head_dim * self.dtype.itemsize + 4

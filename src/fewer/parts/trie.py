@@ -3,6 +3,7 @@
     P(path) = product over its tokens of rate(match + level) * count(child) / count(parent)
 
 where the rate is how often, after a match of so many tokens, the text went on in a way that was known (learned on line).
+The text's own last tokens are not counted among the parents: nothing has followed them yet.
 What followed the longest suffix comes first; shorter suffixes fill what it leaves, with the chance that it fails.
 
 A continuation seen once is not copied into the trie but read from the text where it stands, and becomes a node on its
@@ -126,7 +127,7 @@ class Trie:
                 if at < len(text):
                     heappush(heap, (-p, next(order), parent, level, text[at], None, at + 1))
                 return
-            p /= node.count
+            p /= node.count - (level == 0)
             for token, child in nlargest(nodes, node.more.items(), key=lambda item: item[1].count):
                 heappush(heap, (-p * child.count, next(order), parent, level, token, child, 0))
             for token, at in islice(reversed(node.once.items()), nodes):

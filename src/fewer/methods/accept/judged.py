@@ -67,9 +67,9 @@ class Judged(RecursiveRejection):
         return {}
 
     def start(self, told: Told) -> Classifier:
-        """An untrained one finds everything important with probability one half."""
+        """An untrained one weighs all of the hidden state alike, which means nothing."""
         if self.file == UNTRAINED:
-            return Classifier(torch.tensor(0.0), 0.0)
+            return Classifier(torch.tensor(1.0), 0.0)
         part = find(KIND, self.file)
         return Classifier(part.tensors["weight"].float(), float(part.tensors["bias"]))
 

@@ -31,7 +31,7 @@ class Beside(Propose):
 
     uses: ClassVar[frozenset[str]] = frozenset({"draft"})
 
-    length: int = knob(3, "tokens drafted during one forward of the large model", low=1)
+    length: int = knob(4, "tokens drafted during one forward of the large model", low=1)
 
     def law(self) -> str:
         return "line"

@@ -24,7 +24,8 @@ from fewer.parts.trees import stood
 from fewer.seams import Accept, Propose, Work, knob
 from fewer.types import EMPTY_TREE, Rng, Told, Tree
 
-HAZARDS = (0.75, 0.5, 0.35, 0.3, 0.25, 0.2)
+# Over 449 greedy tokens, code and chat, of Qwen2.5-Coder 1.5B with 0.5B as the draft model (code alone: 0.92, 0.67, 0.5).
+HAZARDS = (0.8, 0.55, 0.45, 0.25, 0.25, 0.15)
 STEP = 0.02  # rates are rounded to this, so that a shape is found once and used for a while
 
 

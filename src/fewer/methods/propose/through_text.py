@@ -41,7 +41,7 @@ class ThroughText(Propose):
     length: int = knob(6, "tokens that the draft model writes", low=1)
 
     def most(self) -> int:
-        return 8 * self.length  # a token of one vocabulary may be many of another; drafts are cut to it
+        return 2 * self.length  # a token of one vocabulary may be several of the other; drafts are cut to it
 
     def start(self, told: Told) -> Lane:
         theirs, own = told.words.get("main", CodePoints()), told.words.get("draft", CodePoints())
@@ -53,7 +53,7 @@ class ThroughText(Propose):
             return EMPTY_TREE
         yield from lane.begin(ids, told)
         tip = -1
-        for level in range(self.length):
+        for level in range(min(limit, self.length)):
             if level:
                 yield from lane.expand([tip], told)
             tip = lane.add(tip, int(lane.odds[tip].argmax()))
