@@ -1,4 +1,4 @@
-/* What the machine can do at best, for benchmarks: reading memory, and int8 multiply-adds from registers. */
+/* What the machine can do at best, for benchmarks: reading memory, and multiply-adds of int8 and float32 from registers. */
 #include "matmul.h"
 #include "py_args.h"
 
@@ -42,7 +42,8 @@ static PyObject *read_memory(PyObject *self, PyObject *const *args, Py_ssize_t n
     return PyLong_FromUnsignedLongLong(sum);
 }
 
-#define CHAINS 6 /* independent sums, enough to hide the latency of each */
+#define CHAINS 6 /* independent sums of bytes, enough to hide the latency of each */
+#define FMAS 10  /* of floats: two units, four to five cycles */
 
 #if FW_X86
 static FW_AVX512 void spin_vnni(long n) {
@@ -73,9 +74,45 @@ static FW_AVX2 void spin_avx2(long n) {
         }
     }
 }
+
+static FW_AVX512 void spin_fma512(long n) {
+    __m512 a[FMAS], u = _mm512_set1_ps(0.5f);
+#pragma GCC unroll 10
+    for (int i = 0; i < FMAS; i++) a[i] = _mm512_set1_ps((float)i);
+    for (long k = 0; k < n; k++) {
+#pragma GCC unroll 10
+        for (int i = 0; i < FMAS; i++) {
+            a[i] = _mm512_fmadd_ps(a[i], u, u);
+            __asm__ volatile("" : "+v"(a[i]));
+        }
+    }
+}
+
+static FW_AVX2 void spin_fma256(long n) {
+    __m256 a[FMAS], u = _mm256_set1_ps(0.5f);
+#pragma GCC unroll 10
+    for (int i = 0; i < FMAS; i++) a[i] = _mm256_set1_ps((float)i);
+    for (long k = 0; k < n; k++) {
+#pragma GCC unroll 10
+        for (int i = 0; i < FMAS; i++) {
+            a[i] = _mm256_fmadd_ps(a[i], u, u);
+            __asm__ volatile("" : "+x"(a[i]));
+        }
+    }
+}
 #endif
 
-static void peak_task(void *ctx, long task, int worker) {
+static void float_task(void *ctx, long task, int worker) {
+    (void)task, (void)worker;
+#if FW_X86
+    if (fw_isa() == FW_AVX512_VNNI) spin_fma512(*(long *)ctx);
+    else spin_fma256(*(long *)ctx);
+#else
+    (void)ctx;
+#endif
+}
+
+static void int8_task(void *ctx, long task, int worker) {
     (void)task, (void)worker;
 #if FW_X86
     if (fw_isa() == FW_AVX512_VNNI) spin_vnni(*(long *)ctx);
@@ -85,21 +122,31 @@ static void peak_task(void *ctx, long task, int worker) {
 #endif
 }
 
-/* int8_macs(loops) -> multiply-adds done by all threads together; 0 for plain C, whose best is the compiler's business */
+/* Run `task` of `loops` loops on every thread; -> multiply-adds done by all, 0 for plain C, whose best is the compiler's business */
+static PyObject *peak(fw_task task, const char *name, PyObject *const *args, Py_ssize_t n, long a_loop) {
+    long loops;
+    if (!fw_args(name, args, n, "l", &loops)) return NULL;
+    if (fw_isa() == FW_PLAIN) return PyLong_FromLong(0);
+    const long tasks = fw_threads(), wide = fw_isa() == FW_AVX512_VNNI ? 2 : 1;
+    Py_BEGIN_ALLOW_THREADS
+    fw_parallel(task, &loops, tasks);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(tasks * loops * a_loop * wide);
+}
+
 static PyObject *int8_macs(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     (void)self;
-    long loops;
-    if (!fw_args("int8_macs", args, n, "l", &loops)) return NULL;
-    if (fw_isa() == FW_PLAIN) return PyLong_FromLong(0);
-    const long tasks = fw_threads(), bytes = fw_isa() == FW_AVX512_VNNI ? 64 : 32;
-    Py_BEGIN_ALLOW_THREADS
-    fw_parallel(peak_task, &loops, tasks);
-    Py_END_ALLOW_THREADS
-    return PyLong_FromLong(tasks * loops * CHAINS * bytes);
+    return peak(int8_task, "int8_macs", args, n, CHAINS * 32);
+}
+
+static PyObject *float_macs(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    (void)self;
+    return peak(float_task, "float_macs", args, n, FMAS * 8);
 }
 
 PyMethodDef fw_limit_methods[] = {
     {"read_memory", (PyCFunction)(void (*)(void))read_memory, METH_FASTCALL, "read_memory(address, bytes) -> checksum"},
     {"int8_macs", (PyCFunction)(void (*)(void))int8_macs, METH_FASTCALL, "int8_macs(loops) -> multiply-adds done"},
+    {"float_macs", (PyCFunction)(void (*)(void))float_macs, METH_FASTCALL, "float_macs(loops) -> multiply-adds done"},
     {NULL, NULL, 0, NULL},
 };

@@ -25,7 +25,12 @@ static void nibbles(const uint8_t *src, uint8_t *code, int n) { /* n low nibbles
 }
 
 static void high_bits(const uint8_t *src, uint8_t *code) { /* fifth bits of 32 codes, as one little-endian word */
-    for (int l = 0; l < 32; l++) code[l] |= (uint8_t)((src[l / 8] >> l % 8 & 1) << 4);
+    for (int i = 0; i < 4; i++) { /* a byte's eight bits into eight bytes, all at once */
+        uint64_t at = src[i] * 0x0101010101010101u & 0x8040201008040201u, v;
+        memcpy(&v, code + 8 * i, 8);
+        v |= (at + 0x7f7f7f7f7f7f7f7fu) >> 3 & 0x1010101010101010u;
+        memcpy(code + 8 * i, &v, 8);
+    }
 }
 
 static void q4_0(const uint8_t *src, uint8_t *code, float *scale, float *min) {

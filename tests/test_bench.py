@@ -194,19 +194,19 @@ def test_bytes_and_operations_of_a_model():
 def test_a_figure_beside_its_ceilings():
     model = tiny_model()
     size = limits.weight_bytes(model)
-    near = beside(CASES["decode short"], 900.0, model, limits.Ceilings(1000.0 * size, 1e12))
+    near = beside(CASES["decode short"], 900.0, model, limits.Ceilings(1000.0 * size, 1e12, 1e12))
     assert near["limited_by"] == "bandwidth" and 0.9 < near["of_memory"] < 1.2
-    far = beside(CASES["decode short"], 1.0, model, limits.Ceilings(1000.0 * size, 1e12))
+    far = beside(CASES["decode short"], 1.0, model, limits.Ceilings(1000.0 * size, 1e12, 1e12))
     assert far["limited_by"] == "dispatch"
-    busy = beside(
-        CASES["prefill 1k"], 9.0, model, limits.Ceilings(1e12, 10.0 * limits.row_macs(model.spec, head=False))
-    )
-    assert busy["limited_by"] == "compute" and busy["of_compute"] == 0.9
+    products, attention = limits.row_macs(model.spec, head=False), limits.attention_macs(model, 512)
+    for top in (limits.Ceilings(1e12, 10.0 * products, 1e30), limits.Ceilings(1e12, 1e30, 10.0 * attention)):
+        busy = beside(CASES["prefill 1k"], 9.0, model, top)
+        assert busy["limited_by"] == "compute" and busy["of_compute"] == 0.9
 
 
 def test_ceilings_are_positive():
     top = limits.ceilings(1 << 20, 1)
-    assert top.read > 0 and top.macs > 0
+    assert top.read > 0 and top.macs > 0 and top.floats > 0
 
 
 def test_the_curve_of_rows():
@@ -240,11 +240,12 @@ SPEED = {
     "peers": {n: {"version": "1", "load_seconds": 1.5, "peak_mb": 400.0} for n in ("fewer", "llama.cpp")},
     "cases": {"decode short": {"fewer": {"tokens_per_second": 80.0, "fewer_is_times": 1.0, "all": [80.0]},
                                "llama.cpp": {"tokens_per_second": 40.0, "fewer_is_times": 2.0, "all": [40.0]}}},
-    "ceilings": {"read": 2e10, "macs": 1e11},
+    "ceilings": {"read": 2e10, "macs": 1e11, "floats": 5e10},
     "limits": {"decode short": {"tokens_per_second": 80.0, "memory_limit": 200.0, "of_memory": 0.4, "compute_limit": 900.0,
                                 "of_compute": 0.1, "limited_by": "bandwidth"}},
     "start": {"seconds": 2.0, "all": [2.0], "peak_mb": 300.0},
-    "rows": {"context": 1024, "times": {"1": 1.0, "4": 1.1}, "seconds": {"1": 0.01, "4": 0.011}},
+    "rows": {"context": 1024, "times": {"1": 1.0, "4": 1.1}, "seconds": {"1": 0.01, "4": 0.011},
+             "limits": {m: {"of_memory": 0.5, "of_compute": 0.1, "limited_by": "bandwidth"} for m in ("1", "4")}},
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from fewer.models.decoder import Decoder
 def examine(
     path: Path, threads: int, ids: list[int], rates: list[tuple[Case, float]], rows: bool, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """{"ceilings", "weight_bytes", "limits": {case: beside()}, and "rows": curve() if asked for}.
+    """{"ceilings", "weight_bytes", "limits": {case: beside()}, and "rows": _rows() if asked for}.
 
     rates: cases and fewer's tokens a second. The model is opened here, when no other engine is running.
     """
@@ -31,22 +31,32 @@ def examine(
     }
     if rows:
         say("cost of rows")
-        out["rows"] = curve(decoder, ids)
+        out["rows"] = _rows(decoder, ids, top)
     return out
 
 
 def beside(case: Case, rate: float, decoder: Decoder, top: limits.Ceilings) -> dict[str, Any]:
     """A figure of fewer's and the two ceilings: tokens a second each allows, the shares reached, and which one limits."""
     prefill = case.what == "prefill"
-    together = CHUNK if prefill else case.batch  # rows that share one reading of the weights
-    kv = limits.kv_bytes(decoder, case.prompt // 2 if prefill else case.prompt + case.new // 2)
-    memory = together * top.read / (limits.weight_bytes(decoder) + (kv if prefill else case.batch * kv))
-    compute = top.macs / limits.row_macs(decoder.spec, head=not prefill)
+    rows = min(CHUNK, case.prompt) if prefill else case.batch  # rows that share one reading of the weights
+    context = case.prompt // 2 if prefill else case.prompt + case.new // 2
+    got = limits.shares(decoder, top, rows / rate, rows, context, 1 if prefill else case.batch, head=not prefill)
     return {
         "tokens_per_second": rate,
-        "memory_limit": round(memory, 1),
-        "of_memory": round(rate / memory, 3),
-        "compute_limit": round(compute, 1),
-        "of_compute": round(rate / compute, 3),
-        "limited_by": limits.limited_by(rate / memory, rate / compute),
+        "memory_limit": round(rows / got.memory_seconds, 1),
+        "of_memory": round(got.of_memory, 3),
+        "compute_limit": round(rows / got.compute_seconds, 1),
+        "of_compute": round(got.of_compute, 3),
+        "limited_by": got.limited_by,
     }
+
+
+def _rows(decoder: Decoder, ids: list[int], top: limits.Ceilings) -> dict[str, Any]:
+    """curve(), with "limits": {M: the shares of either ceiling and which one limits}."""
+    out = curve(decoder, ids)
+    got = {m: limits.shares(decoder, top, s, int(m), out["context"]) for m, s in out["seconds"].items()}
+    shown = {
+        m: {"of_memory": round(x.of_memory, 3), "of_compute": round(x.of_compute, 3), "limited_by": x.limited_by}
+        for m, x in got.items()
+    }
+    return out | {"limits": shown}

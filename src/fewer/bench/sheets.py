@@ -47,6 +47,7 @@ def speed(r: dict[str, Any]) -> list[Sheet]:
     ratio = f"Medians of {r['rounds']} rounds in turn, {r['threads']} threads; x = how many times as fast fewer is."
     top = r["ceilings"]
     weights = f"read bandwidth {top['read'] / 1e9:.1f} GB/s, {top['macs'] / 1e9:,.0f} G multiply-adds/s"
+    weights += f" of bytes, {top['floats'] / 1e9:,.0f} of floats" if "floats" in top else ""
     rows = r.get("rows", {"context": 0, "times": {}, "seconds": {}})
     return [
         Sheet(
@@ -65,8 +66,8 @@ def speed(r: dict[str, Any]) -> list[Sheet]:
         Sheet(
             "What M rows cost beside one",
             f"One forward at a context of {rows['context']}.",
-            ["rows", "times", "milliseconds"],
-            [[m, t, rows["seconds"][m] * 1e3] for m, t in rows["times"].items()],
+            ["rows", "times", "milliseconds", "of memory", "of compute", "limited by"],
+            [_rows(m, rows) for m in rows["times"]],
             drawn=1,
         ),
         Sheet(
@@ -89,6 +90,11 @@ def _case(name: str, by_peer: dict[str, Any], peers: list[str], others: list[str
 def _limit(name: str, x: dict[str, Any]) -> list[Value]:
     keys = ("tokens_per_second", "memory_limit", "of_memory", "compute_limit", "of_compute", "limited_by")
     return [name, *(x[k] for k in keys)]
+
+
+def _rows(m: str, rows: dict[str, Any]) -> list[Value]:
+    limits = rows.get("limits", {}).get(m, {})  # results of the first sessions have none
+    return [m, rows["times"][m], rows["seconds"][m] * 1e3, *map(limits.get, ("of_memory", "of_compute", "limited_by"))]
 
 
 def _start(r: dict[str, Any]) -> list[list[Value]]:

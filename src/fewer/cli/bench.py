@@ -33,9 +33,15 @@ def speed(
     *,
     model: o.Model = o.DEFAULT_MODEL,
     peers: Annotated[
-        list[str], typer.Option("--peer", default_factory=list, help="An engine; repeatable. Default: all installed.")
+        list[str],
+        typer.Option(
+            "--peer", default_factory=list, show_default=False, help="An engine; repeatable. Default: all installed."
+        ),
     ],
-    cases: Annotated[list[str], typer.Option("--case", default_factory=list, help="A case; repeatable. Default: all.")],
+    cases: Annotated[
+        list[str],
+        typer.Option("--case", default_factory=list, show_default=False, help="A case; repeatable. Default: all."),
+    ],
     rounds: Annotated[int, typer.Option("--rounds", help="Rounds after the warm-up; medians are reported.")] = 3,
     threads: Annotated[int, typer.Option("--threads", "-t", help="CPU threads of every engine.")] = 2,
     as_json: o.Json = False,
@@ -136,17 +142,28 @@ def speculation(
         str | None, typer.Option("--draft", help="A second, smaller model, for drafters that run one.")
     ] = None,
     kinds: Annotated[
-        list[str], typer.Option("--kind", default_factory=list, help="A kind of task; repeatable. Default: all six.")
+        list[str],
+        typer.Option(
+            "--kind", default_factory=list, show_default=False, help="A kind of task; repeatable. Default: all six."
+        ),
     ],
     plans: Annotated[
         list[str],
         typer.Option(
-            "--plan", default_factory=list, help='Methods joined by " + "; repeatable. Default: each drafter alone.'
+            "--plan",
+            default_factory=list,
+            show_default=False,
+            help='Methods joined by " + "; repeatable. Default: each drafter alone.',
         ),
     ],
     peers: Annotated[
         list[str],
-        typer.Option("--peer", default_factory=list, help="Another engine; repeatable. Default: all installed."),
+        typer.Option(
+            "--peer",
+            default_factory=list,
+            show_default=False,
+            help="Another engine; repeatable. Default: all installed.",
+        ),
     ],
     no_peers: Annotated[bool, typer.Option("--no-peers", help="No other engine.")] = False,
     items: Annotated[int, typer.Option("--items", help="Prompts a kind.")] = 4,
