@@ -3,7 +3,8 @@
     memory     seconds of a forward >= (weight bytes + KV bytes of its sequences) / bandwidth
     compute    seconds of a forward >= rows * (multiply-adds of the matrices / int8 peak + those of attention / float32 peak)
 
-Bandwidth comes from a buffer far larger than any cache; the peaks are of multiply-adds in registers: 8-bit ones as the
+All are medians of what was measured in turn with the figure they stand beside, so a slow minute hits both. Bandwidth
+comes from a buffer far larger than any cache; the peaks are of multiply-adds in registers: 8-bit ones as the
 packed kernels use them (one instruction with AVX-512 VNNI, two with AVX2) and float32 ones as attention does; on plain C
 both are those of torch's float32 matrix product.
 Does not: count activations, caches, what attention does beside its two products (exponentials, float16 keys).
@@ -11,9 +12,10 @@ Does not: count activations, caches, what attention does beside its two products
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -21,11 +23,11 @@ from fewer.kernels.native import native
 from fewer.models.decoder import Decoder
 from fewer.models.size import row_macs, weight_bytes
 
-__all__ = ["Ceilings", "Shares", "ceilings", "kv_bytes", "row_macs", "shares", "weight_bytes"]
+__all__ = ["Ceilings", "Meter", "Shares", "kv_bytes", "median", "row_macs", "shares", "weight_bytes"]
 
-BUFFER = 1 << 30  # bytes
+BUFFER = 256 << 20  # bytes
 SIDE = 1024  # of the square matrices torch multiplies
-LOOPS = 1_000_000  # of the native multiply-adds
+LOOPS = 10_000_000  # of the native multiply-adds
 FAR = 0.4  # where the least seconds of both together are a smaller share, what lies between the kernels limits
 
 
@@ -49,34 +51,47 @@ class Shares:
     limited_by: str
 
 
-def ceilings(nbytes: int = BUFFER, rounds: int = 4) -> Ceilings:
-    """All, with the threads in use: the best of `rounds`."""
-    buffer = torch.ones(nbytes, dtype=torch.uint8)
-    if native is None:
-        floats = _float_macs(rounds)
-        return Ceilings(_rate(buffer.view(torch.float32).sum, nbytes, rounds), floats, floats)
-    read = _rate(lambda: native.read_memory(buffer.data_ptr(), nbytes), nbytes, rounds)
-    return Ceilings(read, _peak(native.int8_macs, rounds), _peak(native.float_macs, rounds))
+class Meter:
+    """Measures the ceilings again and again between what is measured: a shared machine has fast minutes and slow ones.
+
+    With the threads that the kernels have. It holds `nbytes` of memory.
+    """
+
+    def __init__(self, nbytes: int = BUFFER, loops: int = LOOPS) -> None:
+        self._buffer, self._loops = torch.ones(nbytes, dtype=torch.uint8), loops
+        self._side = torch.ones(SIDE, SIDE)
+
+    def once(self) -> Ceilings:
+        """A tenth of a second."""
+        if native is None or not native.int8_macs(1):
+            floats = _rate(self._multiply)
+            return Ceilings(_rate(self._read), floats, floats)
+        return Ceilings(
+            *map(_rate, (self._read, lambda: native.int8_macs(self._loops), lambda: native.float_macs(self._loops)))
+        )
+
+    def _read(self) -> int:
+        if native is None:
+            self._buffer.view(torch.float32).sum()
+        else:
+            native.read_memory(self._buffer.data_ptr(), self._buffer.nbytes)
+        return self._buffer.nbytes
+
+    def _multiply(self) -> int:
+        self._side @ self._side
+        return SIDE**3
 
 
-def _peak(spin: Callable[[int], int], rounds: int) -> float:
-    done = spin(LOOPS)
-    return _rate(lambda: spin(LOOPS), done, rounds) if done else _float_macs(rounds)
+def median(seen: Sequence[Ceilings]) -> Ceilings:
+    """Of each ceiling."""
+    return Ceilings(*map(statistics.median, zip(*map(astuple, seen))))
 
 
-def _float_macs(rounds: int) -> float:
-    a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
-    return _rate(lambda: a @ b, SIDE**3, rounds)
-
-
-def _rate(work: Callable[[], object], amount: float, rounds: int) -> float:
-    """The best of `rounds`: amount a second."""
-    best = float("inf")
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
-    return amount / best
+def _rate(work: Callable[[], int]) -> float:
+    """What `work` says it did, a second."""
+    start = time.perf_counter()
+    done = work()
+    return done / (time.perf_counter() - start)
 
 
 def kv_bytes(decoder: Decoder, context: int) -> int:

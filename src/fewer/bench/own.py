@@ -13,26 +13,33 @@ from fewer.bench.cases import Case
 from fewer.bench.rows import CHUNK, curve
 from fewer.models.decoder import Decoder
 
+ROUNDS = 5  # of the ceilings before the curve of rows, and after it
+
 
 def examine(
-    path: Path, threads: int, ids: list[int], rates: list[tuple[Case, float]], rows: bool, say: Callable[[str], None]
+    path: Path,
+    threads: int,
+    ids: list[int],
+    rates: list[tuple[Case, float, limits.Ceilings]],
+    rows: bool,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """{"ceilings", "weight_bytes", "limits": {case: beside()}, and "rows": _rows() if asked for}.
+    """{"ceilings": medians, "weight_bytes", "limits": {case: beside()}, and "rows": _rows() if asked for}.
 
-    rates: cases and fewer's tokens a second. The model is opened here, when no other engine is running.
+    rates: cases, fewer's tokens a second, and what the machine allowed meanwhile. The model is opened here, when no other
+    engine is running.
     """
-    say("what the machine allows")
     decoder = fewer.open(path, threads=threads).model
-    top = limits.ceilings()
     out: dict[str, Any] = {
-        "ceilings": asdict(top),
         "weight_bytes": limits.weight_bytes(decoder),
-        "limits": {case.name: beside(case, rate, decoder, top) for case, rate in rates},
+        "limits": {case.name: beside(case, rate, decoder, top) for case, rate, top in rates},
     }
+    seen = [top for _, _, top in rates]
     if rows:
         say("cost of rows")
-        out["rows"] = _rows(decoder, ids, top)
-    return out
+        out["rows"], top = _rows(decoder, ids)
+        seen.append(top)
+    return out | {"ceilings": asdict(limits.median(seen))} if seen else out
 
 
 def beside(case: Case, rate: float, decoder: Decoder, top: limits.Ceilings) -> dict[str, Any]:
@@ -51,12 +58,15 @@ def beside(case: Case, rate: float, decoder: Decoder, top: limits.Ceilings) -> d
     }
 
 
-def _rows(decoder: Decoder, ids: list[int], top: limits.Ceilings) -> dict[str, Any]:
-    """curve(), with "limits": {M: the shares of either ceiling and which one limits}."""
+def _rows(decoder: Decoder, ids: list[int]) -> tuple[dict[str, Any], limits.Ceilings]:
+    """curve(), with "limits": {M: the shares of either ceiling and which one limits}; and the ceilings around it."""
+    meter = limits.Meter()
+    seen = [meter.once() for _ in range(ROUNDS)]
     out = curve(decoder, ids)
+    top = limits.median(seen + [meter.once() for _ in range(ROUNDS)])
     got = {m: limits.shares(decoder, top, s, int(m), out["context"]) for m, s in out["seconds"].items()}
     shown = {
         m: {"of_memory": round(x.of_memory, 3), "of_compute": round(x.of_compute, 3), "limited_by": x.limited_by}
         for m, x in got.items()
     }
-    return out | {"limits": shown}
+    return out | {"limits": shown}, top

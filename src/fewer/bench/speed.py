@@ -16,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fewer.bench import limits
 from fewer.bench.cases import CASES, Case
 from fewer.bench.drive import Peer, launch
 from fewer.bench.own import examine
 from fewer.bench.record import head
 from fewer.bench.start import first_text
 from fewer.errors import BadRequest
+from fewer.kernels.cpu import set_threads
 from fewer.models.resolve import resolve
 from fewer.models.source import open_source
 from fewer.models.tokenizer import from_source
@@ -58,7 +60,8 @@ def measure(
     failed: dict[str, str] = {}
     wanted = peers or [OWN, *[p for p, module in NEEDS.items() if importlib.util.find_spec(module)]]
     timed = [CASES[c] for c in chosen if c in CASES]
-    running = Contest(timed, ids, rounds, say, failed).run(path, wanted, threads) if timed else []
+    contest = Contest(timed, ids, rounds, say, failed)
+    running = contest.run(path, wanted, threads) if timed else []
     given = [f"--peer {p}" for p in peers or []] + [f"--case '{c}'" for c in cases or []]
     command = " ".join([f"fewer bench speed -m {model} --rounds {rounds} -t {threads}", *given])
     result = {
@@ -76,7 +79,8 @@ def measure(
     if "start" in chosen:
         say("start of fewer run")
         result["start"] = first_text(path, threads)
-    rates = [(c, own["tokens_per_second"]) for c in timed if (own := result["cases"][c.name].get(OWN))]
+    own = [(c, result["cases"][c.name].get(OWN)) for c in timed]
+    rates = [(c, found["tokens_per_second"], limits.median(contest.tops[c.name])) for c, found in own if found]
     return result | examine(path, threads, ids, rates, "rows" in chosen, say)
 
 
@@ -88,15 +92,21 @@ def text_ids(path: Path) -> list[int]:
 
 
 class Contest:
-    """Engines that take turns at the same cases. `failed` collects why an engine left."""
+    """Engines that take turns at the same cases, and the machine's ceilings with them (`tops`, by case).
+
+    `failed` collects why an engine left.
+    """
 
     def __init__(self, cases: list[Case], ids: list[int], rounds: int, say: Say, failed: dict[str, str]) -> None:
         self.cases, self.ids, self.rounds, self.say, self.failed = cases, ids, rounds, say, failed
+        self.tops: dict[str, list[limits.Ceilings]] = {}
         self._at = 0
 
     def run(self, path: Path, names: list[str], threads: int) -> list[Peer]:
         """Every engine that came through, with what it was seen to do; all processes have ended."""
         running: list[Peer] = []
+        set_threads(threads)
+        meter = limits.Meter()
         try:
             for name in names:
                 self.say(f"loading {name}")
@@ -109,6 +119,7 @@ class Contest:
                     for peer in [p for p in running if p.name not in self.failed]:
                         self.say(f"{case.name}: round {r}/{self.rounds} {peer.name}")
                         self._turn(case, peer, counts=r > 0)
+                    self.tops.setdefault(case.name, []).append(meter.once())
         finally:
             for peer in running:
                 peer.close()
