@@ -49,6 +49,7 @@ typedef struct {
     void (*mix)(const float *p, long ldp, long n, const float *v, long ldv, long keys, float *acc, long width);
     float (*top)(const float *lanes); /* the largest of 16 */
     double sum_units;                 /* one = this many */
+    long few;                         /* up to this many queries, turning keys costs more than it saves */
 } fw_attend_kernels;
 
 extern const fw_attend_kernels fw_attend_plain;

@@ -163,4 +163,4 @@ static FW_TARGET void mix(const float *p, long ldp, long n, const float *v, long
 static FW_TARGET float top(const float *lanes) { return v_hmax(v_load(lanes)); }
 
 #define FW_ATTEND_KERNELS \
-    {widen, narrow, dots, turn, dots_turned, settle, soften, mix, top, FW_SUM_UNITS}
+    {widen, narrow, dots, turn, dots_turned, settle, soften, mix, top, FW_SUM_UNITS, FW_FEW}

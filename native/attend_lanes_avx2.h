@@ -4,6 +4,7 @@
 #define FW_MAX_TILE 3
 #define FW_MAX_WIDE 2
 #define FW_DOT_TILE 1
+#define FW_FEW 8
 
 typedef struct { __m256 lo, hi; } vf;
 typedef struct { __m256i lo, hi; } vsum;

@@ -4,6 +4,7 @@
 #define FW_MAX_TILE 6 /* rows of the probability x value tile */
 #define FW_MAX_WIDE 4 /* its vectors of values */
 #define FW_DOT_TILE 2 /* query rows of the dot product tile */
+#define FW_FEW 4
 
 typedef __m512 vf;
 typedef __m512i vsum;

@@ -4,6 +4,7 @@
 #define FW_MAX_TILE 1
 #define FW_MAX_WIDE 4
 #define FW_DOT_TILE 1
+#define FW_FEW 4
 
 typedef struct { float f[16]; } vf;
 typedef int64_t vsum;

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#define FEW_QUERIES 4    /* up to this many, keys are not turned */
 #define MIX_QUERIES 24   /* queries whose probabilities stay in the first cache */
 #define RUN_FLOATS 8192L /* values that stay there too while several lots of queries use them */
 #define AHEAD 2 /* blocks to fetch before their turn */
@@ -65,7 +64,7 @@ void fw_score(const fw_tile *t, int part) {
         const float *keys = entries(t, b, FW_SEG_K, b->keys, FW_BLOCK, 0, t->dp, rows, &stride);
         float *s = t->s + i * t->n * FW_BLOCK;
         prefetch(t, i + AHEAD, FW_SEG_K);
-        if (t->n <= FEW_QUERIES) k->dots(q, t->n, t->dp, keys, s);
+        if (t->n <= k->few) k->dots(q, t->n, t->dp, keys, s);
         else {
             k->turn(keys, t->dp, kt);
             k->dots_turned(q, t->n, t->dp, kt, s);
