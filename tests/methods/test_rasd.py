@@ -1,12 +1,13 @@
 """RASD over a draft model: what the draft model adds, what it prunes, and no worse than either alone at equal size."""
 
-import numpy as np
+import pytest
 import torch
 
 from fewer.methods.propose.retrieval import DraftRetrieval, Fused
 from fewer.parts.draft_model import DraftModel
 from fewer.parts.trie import Trie
 from fewer.testing.harness import Naive, generate, request, run
+from fewer.testing.rig import Rig
 from fewer.testing.tiny import tiny_model
 from fewer.types import EMPTY_TREE, Told
 from tests.methods.test_rasd_recycling import TEXT, paths
@@ -41,7 +42,7 @@ def test_the_draft_model_writes_a_line_with_second_choices():
     want = {(first[0],), (first[1],), (first[0], second[0]), (first[0], second[1])}
     assert want <= set(paths(tree))
     odds = torch.softmax(logits, -1)
-    assert tree.chance[paths(tree).index((first[0],))] == np.float64(odds[first[0]])
+    assert tree.chance[paths(tree).index((first[0],))] == pytest.approx(float(odds[first[0]]))
 
 
 def test_branches_the_draft_model_does_not_expect_are_pruned():
@@ -63,6 +64,9 @@ def test_branches_the_draft_model_does_not_expect_are_pruned():
 
 
 def test_text_is_the_same_and_at_equal_size_no_worse_than_its_parts():
+    """With a draft model that resembles the target (its lower layers). A stranger's pruning would only do harm."""
+    models = Rig().models("llama")
+
     class DraftOnly(DraftRetrieval):
         def fuse(self, own, expected, context, levels, trie):
             return super().fuse(own, expected, context, levels, Trie(15, 1 << 15))
@@ -81,8 +85,8 @@ def test_text_is_the_same_and_at_equal_size_no_worse_than_its_parts():
     for cls in (DraftRetrieval, DraftOnly, RetrievalOnly):
         spent[cls] = 0
         for prompt in (LOOP, TEXT, [5, 5, 6]):
-            text, ledger = generate(MODELS, prompt, use=[cls(budget=4)], max_tokens=50)
-            assert text == generate(MODELS["main"], prompt, max_tokens=50)[0]
+            text, ledger = generate(models, prompt, use=[cls(budget=4)], max_tokens=50)
+            assert text == generate(models["main"], prompt, max_tokens=50)[0]
             spent[cls] += ledger.models["main"].forwards
     assert spent[DraftRetrieval] <= min(spent.values())
 

@@ -43,8 +43,8 @@ def test_a_larger_tree_serves_for_longer(sampling):
 
 
 def test_nothing_is_drafted_while_the_walk_stays_inside():
-    """A draft model that is the target itself: one tree a forward, and every forward yields the whole depth and one more."""
-    model = Rig().models()["main"]
+    """A draft model that is the target itself, and sure: every forward yields the tree's whole depth and one more."""
+    model = Rig().models("cycle")["main"]
     _, ledger = generate(
         {"main": model, "draft": model}, WORDS, use=["specexec:budget=6,length=3,width=6"], max_tokens=25
     )

@@ -62,6 +62,16 @@ def copy_cache(store: Store, decoder: Decoder, seq: int, by_place: bool = False)
     return cache
 
 
+def before(cache: Cache, position: int) -> Cache:
+    """The part of a cache that stands before a position."""
+    at = [[p < position for p in layer] for layer in cache.positions]
+
+    def part(of: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
+        return [[t[keep] for t, keep in zip(layer, heads)] for layer, heads in zip(of, at)]
+
+    return Cache(min(cache.next_pos, position), part(cache.keys), part(cache.values), part(cache.positions))
+
+
 def differ(a: Cache, b: Cache, tol: float) -> str | None:
     """Where two caches first differ, or None."""
     if a.next_pos != b.next_pos:

@@ -113,7 +113,7 @@ def lesson(
 ) -> torch.Tensor:
     """The loss on some texts."""
     longest = max(map(len, states))
-    x = torch.zeros(len(said), longest, spec.d_model)
+    x = torch.zeros(len(said), longest, spec.d_model, dtype=head.norm.dtype)
     for i, h in enumerate(states):
         x[i, : len(h)] = h
     y = forward(x, spec, weights)

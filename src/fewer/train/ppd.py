@@ -126,8 +126,8 @@ def ask(dense: Decoder, text: Past, at: torch.Tensor, vectors: torch.Tensor) -> 
     x = vectors.repeat(p, 1)
     for layer, block in enumerate(dense.blocks):
         q, k, v = block.qkv(x, *cos_sin(spec.ropes[layer], pos, x.dtype))
-        # clone(): what inference mode made cannot be kept for a backward pass
-        keys, values = text.keys[layer].clone(), text.values[layer].clone()
+        # a copy: what inference mode made cannot be kept for a backward pass
+        keys, values = (t[layer].to(x.dtype, copy=True) for t in (text.keys, text.values))
         x = block.mlp(block.out(attend(spec, layer, q, k, v, keys, values, at, pos, m), x))
     return x
 
