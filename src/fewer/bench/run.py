@@ -15,6 +15,7 @@ from typing import Any
 from fewer.bench.tasks import Item
 from fewer.engine import Engine, Result
 from fewer.ledger import Ledger
+from fewer.seams import Method
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Run:
     spent: dict[str, float]
 
 
-def run(eng: Engine, item: Item, use: Sequence[str]) -> Run:
-    """Run an item greedily. Raises what generating raises."""
+def run(eng: Engine, item: Item, use: Sequence[str | Method], ids: list[int] | None = None) -> Run:
+    """Run an item greedily; ids: its only prompt, as tokens. Raises what generating raises."""
     options: dict[str, Any] = {
         "use": list(use),
         "raw": item.raw,
@@ -44,7 +45,7 @@ def run(eng: Engine, item: Item, use: Sequence[str]) -> Run:
         longest = max(r.ledger.prompt_tokens for r in results)
         spent["padded"] = longest * len(results) / sum(r.ledger.prompt_tokens for r in results)
     else:
-        stream = eng.stream(item.prompts[0], **options)
+        stream = eng.stream(item.prompts[0] if ids is None else ids, **options)
         pieces = iter(stream)
         next(pieces, "")
         read, done = stream.ledger.kv_entries_read, stream.ledger.forwards

@@ -13,7 +13,8 @@ Value = str | float | int | bool | None
 class Sheet:
     """title, what to know before reading it, column headings and rows; None = nothing there.
 
-    names: how many leading columns say what a row is. drawn: how many columns after them are drawn as bars.
+    names: how many leading columns say what a row is. drawn: how many columns after them are drawn as bars. shaded: values
+    of 0 to 1 colour their cells, so the table is a map.
     """
 
     title: str
@@ -22,6 +23,7 @@ class Sheet:
     rows: Sequence[Sequence[Value]]
     names: int = 1
     drawn: int = 0
+    shaded: bool = False
 
 
 def sheets(result: dict[str, Any]) -> list[Sheet]:
@@ -238,6 +240,12 @@ def speculation(r: dict[str, Any]) -> list[Sheet]:
     return tables(r)
 
 
+def long(r: dict[str, Any]) -> list[Sheet]:
+    from fewer.bench.long.tables import tables
+
+    return tables(r)
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
-    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover)
+    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long)
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,6 +190,73 @@ def speculation(
 
 
 @app.command()
+def long(
+    *,
+    model: o.Model = o.DEFAULT_MODEL,
+    plans: Annotated[
+        list[str],
+        typer.Option(
+            "--plan",
+            default_factory=list,
+            show_default=False,
+            help='Methods joined by " + "; repeatable. Default: all that keep, read or store less.',
+        ),
+    ],
+    names: Annotated[
+        list[str],
+        typer.Option("--task", default_factory=list, show_default=False, help="A task; repeatable. Default: all."),
+    ],
+    lengths: Annotated[
+        list[int],
+        typer.Option(
+            "--length",
+            default_factory=lambda: [1024, 2048],
+            show_default="1024 and 2048",
+            help="Tokens of a document; repeatable.",
+        ),
+    ],
+    protocols: Annotated[
+        list[str],
+        typer.Option(
+            "--protocol",
+            default_factory=lambda: ["aware", "agnostic"],
+            show_default="both",
+            help="aware: methods see the question before they decide; agnostic: they do not. Repeatable.",
+        ),
+    ],
+    items: Annotated[int, typer.Option("--items", help="Documents a task and length.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            "--texts",
+            envvar="FEWER_LONG_TEXTS",
+            help="Folder with squad.json and hotpotqa.json: real questions, Wikipedia as haystack.",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--sample", help="Print one item of each task and stop.")] = False,
+    threads: o.Threads = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the result in this JSON file.")] = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Long documents: what is left of the answers when a plan keeps or reads less, and what it costs."""
+    _check(csv, html)
+    from fewer.bench.long import measure as m
+
+    if show:
+        _samples(m.sample(model, names or None, lengths[0], seed, texts), as_json)
+        return
+    with _telling() as say:
+        result = m.measure(
+            model, plans or None, names or None, lengths, protocols, items, seed, texts, threads, say, keep
+        )
+    _deliver(result, as_json, csv, html)
+
+
+@app.command()
 def handover(
     model: o.Model = "qwen2.5-coder-1.5b",
     draft: Annotated[
@@ -225,6 +293,16 @@ def _telling() -> Iterator[Callable[[str], None]]:
             yield status.update
     else:
         yield err.print
+
+
+def _samples(items: list[Any], as_json: bool) -> None:
+    """Items of `bench long` as they would be asked."""
+    if as_json:
+        to_stdout(json.dumps([asdict(i) for i in items], ensure_ascii=False) + "\n")
+        return
+    for i in items:
+        depth = "everywhere" if i.depth is None else f"at {i.depth:.0%} of the document"
+        to_stdout(f"== {i.task}: the answer lies {depth}\n{i.document}\n\n{i.question}\n-> {'; '.join(i.answers)}\n\n")
 
 
 def _deliver(

@@ -1,0 +1,1 @@
+"""Long-context tasks: made from real text (texts, tasks), run under many plans (measure), shown (tables)."""
