@@ -124,6 +124,32 @@ def test_means_and_the_best_of_each_side():
     assert beside({"fewer": side(plain=1.0)}) == {"own": ("fewer", 1.0), "peer": None, "times": None}
 
 
+def test_kinds_of_several_runs_are_one_result(tmp_path):
+    """What was measured in the same way is joined, the newer counts, and the means are those of all kinds."""
+
+    def result(kind: str, speedup: float, items: int = 2) -> dict:
+        f = {"fewer": {"a": {"speedup": speedup, "tokens_per_second": 1.0}}}
+        same = dict.fromkeys(speculation.ALIKE, 0) | {"model": "x/m.gguf", "draft": None, "items": items}
+        rest = {
+            "command": f"--kind {kind}",
+            "mean": mean({kind: f}),
+            "beside": {kind: beside(f)},
+            "same": {},
+            "failed": {},
+        }
+        return {**same, **rest, "kinds": {kind: f}}
+
+    def kept(*results: dict) -> dict:
+        for r in results:
+            speculation.keep(tmp_path, r)
+        return json.loads((tmp_path / "speculation-m.json").read_text())
+
+    both = kept(result("one", 9.0), result("two", 4.0), result("one", 1.0))
+    assert list(both["kinds"]) == list(both["beside"]) == ["one", "two"] and both["mean"] == {"fewer": {"a": 2.0}}
+    assert both["commands"] == ["--kind one", "--kind two", "--kind one"]
+    assert list(kept(result("two", 3.0, items=3))["kinds"]) == ["two"]
+
+
 def test_plans_are_split_and_judged():
     assert speculators.plan("a + b:knob=1") == ["a", "b:knob=1"] and speculators.plan("") == []
     assert lossless("lookahead + lookahead:budget=3") and not lossless("lookahead + streaming-llm")

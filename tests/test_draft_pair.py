@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 
 import fewer as product
+from fewer.card import cards
 from fewer.errors import BadKnob, BadRequest
 from fewer.parts.draft_model import DraftModel, likeliest
 from fewer.plan import plan
@@ -59,7 +60,7 @@ def test_the_model_itself_drafts_everything_right(tiny):
     """Its own draft model: every draft stands, the text is the plain one, a budget of three means a quarter of the forwards."""
     eng = product.open(tiny, draft=tiny)
     plain = eng.generate("Why?", max_tokens=16)
-    got = eng.generate("Why?", max_tokens=16, use=[Line()])
+    got = eng.generate("Why?", max_tokens=16, use=[Line()], guard=False)
     assert got.tokens == plain.tokens and not got.ledger.rejected_tokens
     assert got.ledger.models["main"].forwards < plain.ledger.forwards / 2
     assert got.ledger.models["draft"].forwards and got.ledger.seconds["draft"] > 0 and not got.ledger.notes
@@ -123,3 +124,17 @@ def test_a_draft_larger_than_a_forward_is_refused():
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(BadKnob, match=r"budget=0 is outside \[1, inf\]"):
         plan(["lookahead:budget=0"])
+
+
+SIZES = {"rsd-c": "branches=32,32,32", "kangaroo": "length={n},file=untrained", "ppd": "budget={n},file=untrained"}
+DRAFTERS = [c for c in cards().values() if c.seam == "propose"]
+
+
+@pytest.mark.parametrize("card", DRAFTERS, ids=[c.name for c in DRAFTERS])
+def test_no_drafter_takes_a_tree_of_nothing_or_beyond_a_forward(card):
+    size = SIZES.get(card.name, ("budget" if "budget" in card.load().knobs() else "length") + "={n}")
+    with pytest.raises(BadKnob, match=r"outside|from 1 on"):
+        plan([f"{card.name}:{size.replace('32', '0').format(n=0)}"])
+    models = {"main": random_model(), "draft": random_model(layers=1)}
+    with pytest.raises((BadRequest, BadKnob), match=r"drafts up to \d+ tokens.*1024 rows|outside"):
+        generate(models, [1, 2], use=[f"{card.name}:{size.format(n=1024)}"])

@@ -15,6 +15,7 @@ draft asked for and verified (guard off). Does not: sample, judge answers, tune 
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from typing import Any
 
 from fewer.bench import kinds as k
 from fewer.bench.drive import Peer, launch
-from fewer.bench.record import head
-from fewer.bench.speculation_figures import OWN, PEERS, PLAIN, Answers, beside, figures, mean
+from fewer.bench.record import head, save
+from fewer.bench.speculation_figures import OWN, PEERS, PLAIN, Answers, beside, figures, joined, mean
 from fewer.bench.speculators import modes, plan
 from fewer.bench.speed import NEEDS, Say
 from fewer.bench.tasks import Item
@@ -38,6 +39,7 @@ from fewer.plan import parse_use
 from fewer.plan import plan as checked
 
 MODULE = "fewer.bench.speculators"
+ALIKE = ("machine", "versions", "seed", "model", "draft", "threads", "items", "rounds", "tokens", "origin")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,20 @@ def measure(model: str = "smollm2-135m", ways: Ways | None = None, say: Say = la
         "beside": {kind: beside(f) for kind, f in found.items()},
         "same": same,
     }
+
+
+def keep(folder: Path, result: dict[str, Any]) -> None:
+    """Write a result as JSON. Kinds that were measured before in the same way stay beside its own, so the six may come from
+    several runs. Raises BadRequest if the file cannot be written."""
+    name = Path(result["model"]).stem + (f"-{Path(result['draft']).stem}" if result["draft"] else "")
+    path = folder / f"speculation-{name}.json"
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        old = {}
+    if all(old.get(key) == result[key] for key in ALIKE):
+        result = joined(old, result)
+    save(path, result)
 
 
 def drafters(second: bool, failed: dict[str, str]) -> list[str]:

@@ -77,5 +77,16 @@ def beside(engines: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
     return {"own": own, "peer": peer, "times": times}
 
 
+def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Two results of different kinds, measured alike, as one; of what both have, the newer."""
+    both = {key: {**old[key], **new[key]} for key in ("kinds", "beside", "same", "failed")}
+    return {
+        **new,
+        **both,
+        "mean": mean(both["kinds"]),
+        "commands": [*old.get("commands", [old["command"]]), new["command"]],
+    }
+
+
 def _median(values: list[float]) -> float | None:
     return round(statistics.median(values), 3) if values else None

@@ -173,6 +173,9 @@ def speculation(
     same: Annotated[int, typer.Option("--same", help="Prompts whose texts must be plain decoding's; 0 = none.")] = 24,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
     threads: Annotated[int, typer.Option("--threads", "-t", help="CPU threads of every engine.")] = 2,
+    folder: Annotated[
+        Path | None, typer.Option("--keep", help="Keep the result as JSON in this folder, beside other kinds' figures.")
+    ] = None,
     as_json: o.Json = False,
     csv: Csv = None,
     html: Html = None,
@@ -180,12 +183,14 @@ def speculation(
 ) -> None:
     """What drafting saves on six kinds of tasks, beside plain decoding and other engines' speculative modes."""
     _check(csv, html)
-    from fewer.bench.speculation import Ways, measure
+    from fewer.bench.speculation import Ways, keep, measure
 
     chosen = [] if no_peers else peers or None
     ways = Ways(kinds or None, plans or None, chosen, items, tokens, rounds, threads, seed, draft, same_prompts=same)
     with _telling() as say:
         result = measure(model, ways, say)
+    if folder is not None:
+        keep(folder, result)
     _deliver(result, as_json, csv, html)
 
 
@@ -258,10 +263,9 @@ def long(
 
 @app.command()
 def handover(
-    model: o.Model = "qwen2.5-coder-1.5b",
-    draft: Annotated[
-        str, typer.Option("--draft", help="The small model, of the same vocabulary.")
-    ] = "qwen2.5-coder-0.5b",
+    *,
+    model: o.Model,
+    draft: Annotated[str, typer.Option("--draft", help="The small model, of the same vocabulary.")],
     items: Annotated[int, typer.Option("--items", help="Prompts a task.")] = 6,
     tokens: Annotated[int, typer.Option("--tokens", help="Length of the documents.")] = 400,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
