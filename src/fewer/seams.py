@@ -46,13 +46,15 @@ def resolve_budget(budget: int | float, prompt_len: int) -> int | None:
 class Forward:
     """Asks for one forward: rows of a model's sequence. `want` = local rows whose logits come back; None = none.
 
-    stop: leave the stack after so many layers. taps: hidden states to return. greedy: the arg max is enough.
+    stop: leave the stack after so many layers. start: enter it above so many layers, with soft rows that those made;
+    they were counted as seen when they began. taps: hidden states to return. greedy: the arg max is enough.
     """
 
     rows: Rows
     want: np.ndarray | None = None
     model: str = "main"
     stop: int | None = None
+    start: int = 0
     taps: frozenset[str] = frozenset()
     greedy: bool = False
     watch: Watcher | None = None  # a transform that reads attention during its own pass
@@ -415,6 +417,7 @@ class Strategy(Method):
 
     seam: ClassVar[str] = "strategy"
     excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})  # seam -> why its methods cannot share a plan with it
+    plain_cache: ClassVar[bool] = True  # the cache behind the prompt is what plain reading leaves: others may share it
 
     def run(self, req: Request, horizon: Callable[[], int | None]) -> Work:
         """A coroutine over ONE request, on any of the engine's models by name. It yields Forward (each followed by its
