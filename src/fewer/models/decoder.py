@@ -65,7 +65,7 @@ class Decoder:
     def forward(self, step: Step, store: Store) -> tuple[list[Out], list[Spent]]:
         """Outputs and costs, one a group, in order. In-flight rows stay in the store until commit."""
         groups, n_layers = step.groups, self.spec.n_layers if step.stop is None else step.stop
-        plain = step.start == 0 and not step.taps
+        plain = step.start == 0 and not step.taps and self.spec.log_scale is None
         attention = Attention(groups, store, self.angles, self.dtype, n_layers)
         router = Router(groups) if any(g.seams.route is not None for g in groups) else None
         turns = self._turns(groups)
