@@ -185,10 +185,23 @@ class Retain(Method, Watcher):
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """What the rows of a piece of the prompt read, `size` rows at a time.
+
+    places[b][h]: ascending places of kv-head h among the entries before block b's first row. A block's rows see each other
+    as ever. looked: entries, summed over heads and rows, that were read to find this out."""
+
+    size: int
+    places: list[list[torch.Tensor]]
+    looked: int = 0
+
+
+@dataclass(frozen=True)
 class Select(Method):
     """What one row reads. Nothing is lost. Called for every layer and decoding row."""
 
     seam: ClassVar[str] = "select"
+    acts: ClassVar[str] = "text"  # "prompt": pick_blocks() is asked while the prompt is read, pick() never
 
     def begin(self, m: int, told: Told, state: Any) -> None:
         """A step with m rows starts at layer 0."""
@@ -199,6 +212,11 @@ class Select(Method):
         """q (Hq, d) rotated -> per kv-head ascending places among the entries before this row; None = read all.
 
         view: what is committed and, behind it, the in-flight rows this one descends from. The row itself is always read."""
+        raise NotImplementedError
+
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
+        """q (m, Hq, d) rotated, of the rows of one piece of the prompt; view: what is committed and these m rows behind it.
+        None = read all."""
         raise NotImplementedError
 
 
