@@ -21,6 +21,11 @@ from fewer.types import EMPTY_TREE, Out, Rows, Tree, chain, chain_then_tree, fol
 def decode(req: Request, horizon: Callable[[], int | None]) -> Work:
     """Run `req` to its end. `horizon()` = tokens that may be committed before Retain or Codec acts; None = any number."""
     pending, at = yield from prefill(req)
+    yield from answer(req, pending, at, horizon)
+
+
+def answer(req: Request, pending: list[int], at: int, horizon: Callable[[], int | None]) -> Work:
+    """Draft, forward, accept and commit until the text ends. pending: the prompt's last piece, at: its position."""
     context = list(req.kept_prompt)
     while True:
         tree = EMPTY_TREE

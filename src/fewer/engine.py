@@ -315,7 +315,8 @@ class Engine:
         if length < context:
             return context - length
         raise PromptTooLong(
-            f"the prompt has {length} tokens, the model's context is {context}. Shorten it, or use a method that makes it fit: "
+            f"the prompt has {length} tokens, the model's context is {context}. Shorten it, open the model with a longer one "
+            f"(rope='yarn:factor={-(-(length + 1) // context)}' or --rope), or use a method that makes it fit: "
             + ", ".join(c.name for c in cards().values() if c.makes_room())
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fewer.models.chat import ChatTemplate
 from fewer.models.load import load
 from fewer.models.resolve import resolve
 from fewer.models.source import open_source
+from fewer.models.stretch import stretched
 from fewer.models.tokenizer import from_source
 
 
@@ -26,6 +28,8 @@ def open(
     dtype: str = "auto",
     weights: str = "auto",
     activations: str = "int8",
+    rope: str | None = None,
+    scores: str | None = None,
     draft: str | Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -35,7 +39,8 @@ def open(
     """Open a model: the default name, a local GGUF or folder, or a hub id `org/name[@rev]`.
 
     dtype "auto" | "float32" | "bfloat16"; weights "auto" | "int8" | "int4"; activations of packed weights
-    "int8" | "int16" (as exact as float32, slower); draft: a second, smaller model for methods that use one
+    "int8" | "int16" (as exact as float32, slower); rope "yarn:factor=4" and scores "ssmax": a longer context without
+    training (models/stretch.py; not for the draft model); draft: a second, smaller model for methods that use one
     (`engine.beside.warnings` says what is odd about the pair; a vocabulary that does not match is refused when a method
     needs it to). threads: of the whole process, None = physical cores. progress(bytes done, total) reports a download.
     options go to Engine. Raises ModelError and its kinds, BadRequest.
@@ -45,6 +50,7 @@ def open(
         raise BadRequest(f"threads must be at least 1, not {threads}")
     pool = set_threads(threads)
     source = open_source(resolve(str(model), progress=progress))
+    source = replace(source, spec=stretched(source.spec, rope, scores))
     decoder = load(source, dtype, weights, device, activations=activations)
     # Packed layers run on the kernels' own pool: torch's would only take cores from it.
     torch.set_num_threads(1 if decoder.packed else pool)

@@ -49,7 +49,9 @@ class Seams:
     @property
     def pure_prefix(self) -> bool:
         """Is the cache after a prompt just the prompt's plain cache, so that others may share it?"""
-        return self.retain is None and self.codec is None and self.route is None and not self.transforms
+        own = self.strategy is not None and not self.strategy.plain_cache
+        sparse = self.select is not None and self.select.acts == "prompt"
+        return not (self.retain or self.codec or self.route or self.transforms or own or sparse)
 
     @property
     def native_read(self) -> bool:

@@ -215,7 +215,7 @@ class Runner:
             return []
         first = ready[0].ask
         assert first is not None
-        same = [o for o in ready if o.ask is not None and (o.ask.stop, o.ask.taps) == (first.stop, first.taps)]
+        same = [o for o in ready if o.ask is not None and _way(o.ask) == _way(first)]
         sizes = [len(o.ask.rows) for o in same if o.ask is not None]
         pack = next((o.req.seams.pack for o in same if o.req.seams.pack is not None), None)
         if pack is not None:
@@ -242,7 +242,7 @@ class Runner:
             seams = req.seams if model == "main" and req.kept is not None else PLAIN
             groups.append(Group(req.seqs[model], ask.rows, seams, told, ask.want, ask.watch))
         greedy = all(a.greedy or a.want is None for a in asks)
-        forward = partial(decoder.forward, Step(groups, asks[0].stop, asks[0].taps, greedy), store)
+        forward = partial(decoder.forward, Step(groups, asks[0].stop, asks[0].start, asks[0].taps, greedy), store)
         began = time.perf_counter()
         try:
             (outs, spent), start, end = self._beside(model, forward, batch)
@@ -311,7 +311,8 @@ class Runner:
             self.stores[model].commit(req.seqs[model], ask.rows, commit.accepted)
             req.ledger.spend("cache", time.perf_counter() - start)
             told = self._told(req, model)
-            before, told.seen = told.seen, told.seen + len(commit.accepted)
+            before = told.seen
+            told.seen += 0 if ask.start else len(commit.accepted)
             if model == "main" and req.kept is not None and one.aside is None:
                 self._maintain(one, before)
             elif not one.lane:  # beside a forward the main model's memory is in motion
@@ -370,3 +371,8 @@ class Runner:
 
     def _bytes(self, req: Request) -> int:
         return sum(self.stores[m].bytes([s]) for m, s in req.seqs.items())
+
+
+def _way(ask: Forward) -> tuple[int | None, int, frozenset[str]]:
+    """What forwards must have in common to be merged."""
+    return ask.stop, ask.start, ask.taps

@@ -46,13 +46,15 @@ def resolve_budget(budget: int | float, prompt_len: int) -> int | None:
 class Forward:
     """Asks for one forward: rows of a model's sequence. `want` = local rows whose logits come back; None = none.
 
-    stop: leave the stack after so many layers. taps: hidden states to return. greedy: the arg max is enough.
+    stop: leave the stack after so many layers. start: enter it above so many layers, with soft rows that those made;
+    they were counted as seen when they began. taps: hidden states to return. greedy: the arg max is enough.
     """
 
     rows: Rows
     want: np.ndarray | None = None
     model: str = "main"
     stop: int | None = None
+    start: int = 0
     taps: frozenset[str] = frozenset()
     greedy: bool = False
     watch: Watcher | None = None  # a transform that reads attention during its own pass
@@ -183,10 +185,23 @@ class Retain(Method, Watcher):
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """What the rows of a piece of the prompt read, `size` rows at a time.
+
+    places[b][h]: ascending places of kv-head h among the entries before block b's first row. A block's rows see each other
+    as ever. looked: entries, summed over heads and rows, that were read to find this out."""
+
+    size: int
+    places: list[list[torch.Tensor]]
+    looked: int = 0
+
+
+@dataclass(frozen=True)
 class Select(Method):
     """What one row reads. Nothing is lost. Called for every layer and decoding row."""
 
     seam: ClassVar[str] = "select"
+    acts: ClassVar[str] = "text"  # "prompt": pick_blocks() is asked while the prompt is read, pick() never
 
     def begin(self, m: int, told: Told, state: Any) -> None:
         """A step with m rows starts at layer 0."""
@@ -197,6 +212,11 @@ class Select(Method):
         """q (Hq, d) rotated -> per kv-head ascending places among the entries before this row; None = read all.
 
         view: what is committed and, behind it, the in-flight rows this one descends from. The row itself is always read."""
+        raise NotImplementedError
+
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
+        """q (m, Hq, d) rotated, of the rows of one piece of the prompt; view: what is committed and these m rows behind it.
+        None = read all."""
         raise NotImplementedError
 
 
@@ -415,6 +435,7 @@ class Strategy(Method):
 
     seam: ClassVar[str] = "strategy"
     excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})  # seam -> why its methods cannot share a plan with it
+    plain_cache: ClassVar[bool] = True  # the cache behind the prompt is what plain reading leaves: others may share it
 
     def run(self, req: Request, horizon: Callable[[], int | None]) -> Work:
         """A coroutine over ONE request, on any of the engine's models by name. It yields Forward (each followed by its

@@ -236,10 +236,11 @@ class Group:
 
 @dataclass(slots=True)
 class Step:
-    """One forward of one model: groups concatenated in order. `stop` cuts the stack after that many layers."""
+    """One forward of one model: groups concatenated in order. It runs the layers from `start` up to before `stop`."""
 
     groups: list[Group]
     stop: int | None = None
+    start: int = 0
     taps: frozenset[str] = frozenset()
     greedy: bool = False  # only the arg max of each wanted row is needed
     size: int = 0

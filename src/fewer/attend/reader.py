@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fewer.attend.one import attend
-from fewer.kv.segment import Meter, Segment, pack_stacked
+from fewer.kv.segment import Meter, Segment, pack_heads, pack_stacked
 from fewer.kv.store import Sequence, Store
 from fewer.kv.view import View
 from fewer.models.layers import rotate
@@ -65,12 +65,16 @@ class GroupRead:
                 if rows is not None and len(rows):
                     self.probed.append((w, np.asarray(rows)))
         self.watchers = [(w, rows) for w, rows in self.probed if "attention" in w.needs]
-        self.selecting = self.seams.select is not None and self.told.decoding
-        if self.selecting:
-            assert self.seams.select is not None
-            self.seams.select.begin(len(group.rows), self.told, self.told.of(self.seams.select))
+        select = self.seams.select
+        self.selecting = select is not None and select.acts == "text" and self.told.decoding
+        self.by_blocks = (
+            select is not None and select.acts == "prompt" and not self.told.decoding and self.visible is None
+        )
+        if self.selecting or self.by_blocks:
+            assert select is not None
+            select.begin(len(group.rows), self.told, self.told.of(select))
         packed = self.seams.codec is not None
-        self.plain = not (self.probed or self.selecting or self.seams.place or packed)
+        self.plain = not (self.probed or self.selecting or self.by_blocks or self.seams.place or packed)
 
     def attend(
         self, layer: int, rows: np.ndarray | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
@@ -87,6 +91,8 @@ class GroupRead:
             committed, staged, q, pos = self._by_place(layer, committed, staged, q)
         if self.selecting:
             return self._selected(layer, rows, q, committed, staged, visible, pos)
+        if self.by_blocks and (read := self._in_blocks(layer, rows, q, committed, staged, pos)) is not None:
+            return read
         probes = self._probes(rows)
         o, probs = attend(q, committed, staged, visible, pos, layer, store.spec, self.native, probes)
         m = len(q)
@@ -153,6 +159,44 @@ class GroupRead:
         turned = rotate(k.transpose(0, 1).to(dtype), *self.angles(layer, place)).transpose(0, 1)
         pos = torch.from_numpy(place.astype(np.int32)).expand(len(k), -1)
         return pack_stacked(SCRATCH, turned, v.to(dtype), pos)
+
+    def _in_blocks(
+        self,
+        layer: int,
+        rows: np.ndarray | None,
+        q: torch.Tensor,
+        committed: list[Segment],
+        staged: Segment,
+        pos: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """A piece of the prompt, block by block: each reads the places picked for it and itself. None = all are read."""
+        select, spec, m = self.seams.select, self.store.spec, len(q)
+        assert select is not None
+        view = View([*committed, staged], spec.n_kv_heads)
+        blocks = select.pick_blocks(layer, q, view, self.told, self.told.of(select))
+        if blocks is None:
+            return None
+        heads, g = range(spec.n_kv_heads), spec.n_heads // spec.n_kv_heads
+        entries = [(view.keys(h), view.values(h), view.positions(h)) for h in heads]
+        probes, lens = self._probes(rows), view.lens()
+        probs = [q.new_zeros(0 if probes is None else len(probes), g, int(n)) for n in lens]
+        o = torch.empty_like(q)
+        self.entries_read += blocks.looked
+        for first, idx in zip(range(0, m, blocks.size), blocks.places, strict=True):
+            b = min(blocks.size, m - first)
+            read = [[t[idx[h]] for h, t in enumerate(of)] for of in zip(*entries)]
+            old = [pack_heads(SCRATCH, *read)] if any(map(len, idx)) else []
+            own = Segment(staged.buffer, staged.k, staged.v, staged.pos, staged.start + first, np.full(len(heads), b))
+            at = slice(first, first + b)
+            asked = None if probes is None else probes[(probes >= first) & (probes < first + b)] - first
+            o[at], mass = attend(q[at], old, own, None, pos[at], layer, spec, self.native, asked)
+            self.entries_read += b * sum(map(len, idx)) + b * (b + 1) // 2 * spec.n_kv_heads
+            for h, p in enumerate(mass):
+                fresh = torch.arange(b) + int(lens[h]) - m + first
+                slots = torch.from_numpy(np.searchsorted(probes, asked + first))
+                probs[h][slots[:, None, None], torch.arange(g)[:, None], torch.cat([idx[h], fresh])] = p
+        self._tell(layer, rows, probes, probs)
+        return o
 
     def _selected(
         self,

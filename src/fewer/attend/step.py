@@ -24,6 +24,7 @@ class Attention:
         native = serves(store.spec, dtype, store.dtype, store.device)
         self.reads = [GroupRead(g, store, angles, native, depth) for g in groups]
         self.kernel_step: kernel.Step | None = None
+        self._sharpen = sharpening(groups, store.spec.log_scale)
         self._costs: list[list[int]] = []  # entries read a layer, a group
         if native and all(r.plain for r in self.reads):
             self.kernel_step = self._tables()
@@ -40,6 +41,8 @@ class Attention:
 
         locals_: which rows attend, a group; None = all.
         """
+        if self._sharpen is not None:
+            q = q * self._attending(self._sharpen, locals_).to(q)[:, None, None]
         o = torch.empty_like(q)
         everyone = locals_ is None or all(rows is None for rows in locals_)
         if self.kernel_step is not None and everyone:
@@ -58,6 +61,13 @@ class Attention:
                 r.seq.staged[layer] = rows
             at += n
         return o
+
+    def _attending(self, of_rows: torch.Tensor, locals_: list[np.ndarray | None] | None) -> torch.Tensor:
+        """What belongs to the attending rows, of something (T,) that each row has."""
+        parts = of_rows.split([len(r.group.rows) for r in self.reads])
+        return torch.cat(
+            [p if rows is None else p[torch.from_numpy(rows)] for p, rows in zip(parts, locals_ or [None] * len(parts))]
+        )
 
     def charge_all(self) -> None:
         """Count the entries that every layer of this step reads: somebody else attended, by `kernel_step`."""
@@ -84,6 +94,15 @@ class Attention:
             held = r.seq.held + r.seq.n * heads
             self._costs.append((held * m + m * (m + 1) // 2 * heads).tolist())
         return kernel.Step(row_start, pos, tables, nseg, [r.visible for r in self.reads])
+
+
+def sharpening(groups: list[Group], log_scale: tuple[float, float] | None) -> torch.Tensor | None:
+    """(T,) what each row's scores are multiplied by (Spec.log_scale); None = nothing."""
+    if log_scale is None:
+        return None
+    s, least = log_scale
+    pos = np.concatenate([g.rows.pos for g in groups])
+    return torch.from_numpy(np.maximum(least, s * np.log(pos + 1.0)))
 
 
 def sequence_table(store: Store, s: Sequence, depth: int) -> tuple[np.ndarray, np.ndarray]:

@@ -246,6 +246,13 @@ def long(r: dict[str, Any]) -> list[Sheet]:
     return tables(r)
 
 
+def reach(r: dict[str, Any]) -> list[Sheet]:
+    bands = len(next(iter(r["perplexity"].values())))
+    note = f"{r['model']}, trained on {r['context']:,} positions; one text, perplexity of the positions up to each heading."
+    columns = ["way", *(f"to {(i + 1) * r['band']:,}" for i in range(bands))]
+    return [Sheet("Perplexity by position", note, columns, [[way, *p] for way, p in r["perplexity"].items()])]
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
-    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long)
+    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long, reach)
 }

@@ -110,6 +110,35 @@ def quality(
 
 
 @app.command()
+def reach(
+    model: o.Model = o.DEFAULT_MODEL,
+    ways: Annotated[
+        list[str] | None,
+        typer.Option("--way", help="A rope such as yarn:factor=2, ssmax, or both joined by +; repeatable."),
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of the text.")] = 12288,
+    band: Annotated[int, typer.Option("--band", help="Positions a figure.")] = 2048,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the text.")] = 0,
+    threads: o.Threads = None,
+    folder: Annotated[Path | None, typer.Option("--keep", help="Keep the result as JSON in this folder.")] = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Perplexity by position, inside and beyond the trained length, with other rotations and score scales."""
+    _check(csv, html)
+    from fewer.bench.reach import measure
+    from fewer.bench.record import save
+
+    with _telling() as say:
+        result = measure(model, ways or None, tokens, band, seed, say, threads)
+    if folder is not None:
+        save(folder / f"reach-{Path(model).stem}.json", result)
+    _deliver(result, as_json, csv, html)
+
+
+@app.command()
 def healing(
     model: o.Model = o.DEFAULT_MODEL,
     cuts: Annotated[int, typer.Option("--cuts", help="Prompts, each cut inside a token.")] = 300,

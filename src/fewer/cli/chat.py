@@ -86,13 +86,15 @@ def chat(
     dtype: o.Dtype = "auto",
     weights: o.Weights = "auto",
     activations: o.Activations = "int8",
+    rope: o.Rope = None,
+    scores: o.Scores = None,
     threads: o.Threads = None,
     config: o.Config = None,
     debug: o.Debug = False,
 ) -> None:
     """Talk with a model; earlier turns come from the cache. /help lists the commands."""
     check_plan(use)
-    engine = Loading(model, dtype, weights, activations, threads, draft).open()
+    engine = Loading(model, dtype, weights, activations, threads, draft, rope, scores).open()
     sampling = {"max_tokens": max_tokens, "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     talk = Talk(engine, use, {**sampling, "seed": seed, "stop": stop})
     if sys.stdin.isatty():

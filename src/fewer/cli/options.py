@@ -49,6 +49,16 @@ Weights = Annotated[str, typer.Option("--weights", help="Pack dense weights on l
 Activations = Annotated[
     str, typer.Option("--activations", help="int8, or int16: texts as of float32 weights, at the price of speed.")
 ]
+Rope = Annotated[
+    str | None,
+    typer.Option(
+        "--rope",
+        help="A longer context by other rotations: yarn, ntk, linear, power, truncated or random, e.g. yarn:factor=4.",
+    ),
+]
+Scores = Annotated[
+    str | None, typer.Option("--scores", help="ssmax: attention scores that grow with the logarithm of the length.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads. Default: one a physical core.")]
 Guard = Annotated[
     bool, typer.Option("--guard/--no-guard", help="Draft only as much as pays, or all a drafter has to offer.")

@@ -47,6 +47,8 @@ def run(
     dtype: o.Dtype = "auto",
     weights: o.Weights = "auto",
     activations: o.Activations = "int8",
+    rope: o.Rope = None,
+    scores: o.Scores = None,
     threads: o.Threads = None,
     report: Annotated[Path | None, typer.Option("--report", help="Also write an HTML report to this file.")] = None,
     as_json: o.Json = False,
@@ -62,7 +64,7 @@ def run(
     check_healing(healing, raw)
     if report is not None:
         check_target(report)
-    engine = Loading(model, dtype, weights, activations, threads, draft).open()
+    engine = Loading(model, dtype, weights, activations, threads, draft, rope, scores).open()
     sampling = {"max_tokens": max_tokens, "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     request = {**sampling, "seed": seed, "stop": stop, "raw": raw, "healing": healing, "guard": guard}
     request |= {"share_prefix": not compare}

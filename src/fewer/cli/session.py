@@ -30,6 +30,8 @@ class Loading:
     activations: str = "int8"
     threads: int | None = None
     draft: str | None = None
+    rope: str | None = None
+    scores: str | None = None
 
     def open(self) -> Engine:
         """Open the engine; what is odd about a pair of models is told on stderr. Raises ModelError, BadRequest."""
@@ -42,6 +44,8 @@ class Loading:
                 dtype=self.dtype,
                 weights=self.weights,
                 activations=self.activations,
+                rope=self.rope,
+                scores=self.scores,
                 draft=self.draft,
                 threads=self.threads,
                 progress=progress,

@@ -1,4 +1,4 @@
-"""`fewer train drafter kangaroo|ppd`, `fewer train judge`: train a small part on frozen models, with text that is at hand.
+"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `fewer train patterns`: small parts for frozen models, from text at hand.
 
 Progress goes to stderr, what the part reaches on held-out texts to stdout. What the model said is kept and used again.
 The first Ctrl-C ends the training and writes what has been learnt so far; the second one ends at once and writes nothing.
@@ -94,6 +94,37 @@ def judge(
     _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, items, tokens, c), draft)
 
 
+@app.command()
+def patterns(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, .json; replaced in one piece.")],
+    model: o.Model = o.DEFAULT_MODEL,
+    tokens: Annotated[int, typer.Option("--tokens", min=512, help="Length of a document.")] = 3072,
+    documents: Annotated[int, typer.Option("--documents", min=1, help="Documents read, and one more to judge by.")] = 3,
+    room: Annotated[
+        float, typer.Option("--room", min=0.01, max=1.0, help="Share of the entries that a pattern may read.")
+    ] = 0.1,
+    minutes: Annotated[float, typer.Option("--minutes", help="After so long no further document is begun.")] = 30.0,
+    seed: Seed = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Which sparse pattern suits each attention head, for the method minference."""
+    from fewer.train.patterns import train
+
+    _run(
+        model,
+        minutes,
+        seed,
+        None,
+        threads,
+        as_json,
+        output,
+        lambda s, c: train(s, output, tokens, documents, room, c),
+        suffix=".json",
+    )
+
+
 def _run(
     model: str,
     minutes: float,
@@ -104,9 +135,10 @@ def _run(
     output: Path,
     train: Callable[[Session, str], dict[str, Any]],
     draft: str | None = None,
+    suffix: str = ".safetensors",
 ) -> None:
-    if output.suffix != ".safetensors" or output.is_dir() or not output.absolute().parent.is_dir():
-        raise BadRequest(f"--output must be a .safetensors file in a folder that exists, not {output}")
+    if output.suffix != suffix or output.is_dir() or not output.absolute().parent.is_dir():
+        raise BadRequest(f"--output must be a {suffix} file in a folder that exists, not {output}")
     from fewer.train.session import Session, default_data
 
     command = "fewer " + " ".join(sys.argv[1:])

@@ -182,7 +182,7 @@ class Store:
                 self._compact(s, layer, at)
         s.in_flight, s.staged = 0, [None] * self.spec.n_layers
         if len(accepted):
-            s.next_pos = int(rows.pos[accepted[-1]]) + 1
+            s.next_pos = max(s.next_pos, int(rows.pos[accepted[-1]]) + 1)
 
     @torch.inference_mode()
     def _compact(self, s: Sequence, layer: int, at: np.ndarray) -> None:

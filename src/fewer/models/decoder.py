@@ -65,24 +65,25 @@ class Decoder:
     def forward(self, step: Step, store: Store) -> tuple[list[Out], list[Spent]]:
         """Outputs and costs, one a group, in order. In-flight rows stay in the store until commit."""
         groups, n_layers = step.groups, self.spec.n_layers if step.stop is None else step.stop
+        plain = step.start == 0 and not step.taps and self.spec.log_scale is None
         attention = Attention(groups, store, self.angles, self.dtype, n_layers)
         router = Router(groups) if any(g.seams.route is not None for g in groups) else None
         turns = self._turns(groups)
         hidden: list[dict[str, torch.Tensor]] = [{} for _ in groups]
         x = self._inputs(step)
-        if self.stack is not None and attention.kernel_step is not None and router is None and not step.taps:
+        if self.stack is not None and attention.kernel_step is not None and router is None and plain:
             self.stack.run(x, turns, attention.kernel_step, n_layers)
             attention.charge_all()
         else:
             x = self._layers(x, step, n_layers, attention, router, turns, hidden)
-        for layer in range(n_layers, self.spec.n_layers):
+        for layer in (*range(step.start), *range(n_layers, self.spec.n_layers)):
             attention.absent(layer)
         _tap(step, hidden, "last", x)
         outs = self._outputs(step, x, hidden)
         spent = []
         for i, (g, r) in enumerate(zip(groups, attention.reads)):
             rows = len(g.rows)
-            run = rows * n_layers if router is None else (router.attn_rows[i] + router.ffn_rows[i]) / 2
+            run = rows * (n_layers - step.start) if router is None else (router.attn_rows[i] + router.ffn_rows[i]) / 2
             spent.append(Spent(rows, run, rows * self.spec.n_layers - run, r.entries_read))
         return outs, spent
 
@@ -96,7 +97,7 @@ class Decoder:
         turns: list[Turn],
         hidden: list[dict[str, torch.Tensor]],
     ) -> torch.Tensor:
-        for layer, block in enumerate(self.blocks[:depth]):
+        for layer, block in enumerate(self.blocks[step.start : depth], step.start):
             if router is None:
                 q, k, v = block.qkv(x, *turns[layer])
                 x = block.out(attention.layer(layer, q, k, v), x)

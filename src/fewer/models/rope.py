@@ -6,6 +6,11 @@ and the published ways to stretch it:
     linear  f_i / factor                                          (Chen et al. 2023, position interpolation)
     llama3  long wavelengths divided, short ones kept, a linear blend of the two in between    (Llama 3.1)
     yarn    the same idea with the blend linear in i; cos and sin also grow by `attention_factor`  (Peng et al. 2023)
+    ntk     the base grows to base * factor^(dim/(dim-2)): f_0 stays, the last f is divided by factor   (bloc97, 2023)
+    power   f_i * (1 - 2i/dim)^power: the faster a pair turns, the less it changes        (Giraffe, Pal et al. 2023)
+    truncated  f_i where it makes at least `keep` turns over the original context, `middle` turns where at least `drop`,
+               0 below                                                                                      (Giraffe)
+    random  steps between positions are drawn from [0.1, 1.9] / factor instead of being 1 each              (Giraffe)
 
 Angles are float64 whatever the model computes in: near position 100k float32 angles are off by up to 0.01.
 Not here: turning queries and keys (layers.py), frequencies that change with the length (dynamic NTK, LongRoPE).
@@ -17,6 +22,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from fewer.models.spec import Rope
@@ -34,6 +40,8 @@ def inv_freq(rope: Rope) -> torch.Tensor:
 
 def cos_sin(rope: Rope, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines, each (T, dim/2) in `dtype`, of integer `positions` (T,), times the attention factor."""
+    if rope.kind == "random":
+        positions = _random_places(rope.factor, 1 << int(positions.max()).bit_length())[positions]
     angles = positions.to(torch.float64)[:, None] * inv_freq(rope).to(positions.device)
     return (angles.cos() * rope.attention_factor).to(dtype), (angles.sin() * rope.attention_factor).to(dtype)
 
@@ -64,9 +72,34 @@ def _yarn(rope: Rope, freq: torch.Tensor) -> torch.Tensor:
     return freq * (kept + (1 - kept) / rope.factor)
 
 
+def _ntk(rope: Rope, freq: torch.Tensor) -> torch.Tensor:
+    return freq * rope.factor ** (-torch.arange(0, rope.dim, 2, dtype=torch.float64) / (rope.dim - 2))
+
+
+def _power(rope: Rope, freq: torch.Tensor) -> torch.Tensor:
+    return freq * (1 - torch.arange(0, rope.dim, 2, dtype=torch.float64) / rope.dim) ** rope.power
+
+
+def _truncated(rope: Rope, freq: torch.Tensor) -> torch.Tensor:
+    one = 2 * math.pi / rope.original_context
+    low = torch.where(freq >= rope.drop * one, rope.middle * one, 0.0)
+    return torch.where(freq >= rope.keep * one, freq, low)
+
+
+@lru_cache(maxsize=4)
+def _random_places(factor: float, n: int) -> torch.Tensor:
+    """Where positions 0 .. n stand: sums of steps drawn from one seed, so a longer table begins with the shorter one."""
+    steps = np.random.Generator(np.random.PCG64(0)).uniform(0.1 / factor, 1.9 / factor, n)
+    return torch.from_numpy(np.concatenate([[0.0], np.cumsum(steps)]))
+
+
 SCALINGS: dict[str, Callable[[Rope, torch.Tensor], torch.Tensor]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "ntk": _ntk,
+    "power": _power,
+    "truncated": _truncated,
+    "random": _default,
 }

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class Rope:
     """Rotary positions of one layer: theta_i = base^(-2i/dim), then scaled.
 
-    kind: "default" | "linear" (positions / factor) | "llama3" (frequency bands) | "yarn".
+    kind: "default" | "linear" (positions / factor) | "llama3" (frequency bands) | "yarn"; chosen by the user, never by a
+    file: "ntk" | "power" | "truncated" | "random". rope.py has their formulas.
     `freq_factors`, if given (dim/2 floats, GGUF `rope_freqs.weight`), divides each frequency; llama3 GGUFs carry it.
     Pairs are (i, i + dim/2) always ("neox" order): the loader permutes files that interleave.
     """
@@ -29,6 +30,10 @@ class Rope:
     beta_slow: float = 1.0
     attention_factor: float = 1.0
     freq_factors: tuple[float, ...] | None = None
+    power: float = 0.0
+    keep: float = 1.0  # turns over the original context
+    drop: float = 0.0
+    middle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Spec:
     embed_scale: float = 1.0  # Gemma: sqrt(d_model)
     attn_scale: float | None = None  # None = head_dim ** -0.5
     attn_softcap: float | None = None
+    log_scale: tuple[float, float] | None = None  # (s, least): scores also times max(least, s ln n), n = position + 1
     final_softcap: float | None = None
     tied: bool = True  # the output head is the embedding matrix
     max_context: int = 2048

@@ -64,7 +64,7 @@ class Watched(Decoder):
         for g in step.groups:
             m, heads = len(g.rows), self.spec.n_kv_heads
             self.work.embedded += m
-            for layer in range(self.spec.n_layers if step.stop is None else step.stop):
+            for layer in range(step.start, self.spec.n_layers if step.stop is None else step.stop):
                 self.work.reads += m * int(store.entries(g.seq, layer).sum()) + heads * m * (m + 1) // 2
         self.work.own = True
         try:

@@ -20,7 +20,7 @@ from fewer.kv.view import View
 from fewer.models.decoder import Decoder
 from fewer.models.layers import rotate
 from fewer.models.rope import cos_sin
-from fewer.seams import Codec, Held, Method, Retain, Route, Select
+from fewer.seams import Blocks, Codec, Held, Method, Retain, Route, Select
 from fewer.types import Rows, Told
 
 Places = list[torch.Tensor]
@@ -64,6 +64,16 @@ class PickLog(Select):
         out = super().pick(layer, row, q, view, told, state)
         if out is not None:
             self.log.pick[layer, told.seen] = [i.clone() for i in out]
+        return out
+
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
+        """A row's places: those of its block, and the block's rows before it."""
+        out = super().pick_blocks(layer, q, view, told, state)
+        held = [int(n) - len(q) for n in view.lens()]
+        for i in range(0 if out is None else len(q)):
+            first = i - i % out.size
+            places, own = out.places[i // out.size], torch.arange(first, i)
+            self.log.pick[layer, told.seen + i] = [torch.cat([p, n + own]) for p, n in zip(places, held)]
         return out
 
 

@@ -10,34 +10,17 @@ from n rows x L layers to n x r + k x L. Does not: keep anything of pass 1 in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from fewer.parts.look import Look, best_places, depth_of
 from fewer.parts.pooling import mean_over_neighbours
-from fewer.seams import Commit, Forward, Rewind, Transform, Watcher, Work, budget_knob, knob, resolve_budget
+from fewer.seams import Commit, Forward, Rewind, Transform, Work, budget_knob, knob, resolve_budget
 from fewer.types import Told, chain
 
 CHUNK = 512
-
-
-@dataclass
-class Look(Watcher):
-    """The last prompt row's attention at one layer; a Watcher for pass 1."""
-
-    layer: int
-    scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-    needs: ClassVar[frozenset[str]] = frozenset({"attention"})
-
-    def probe(self, m: int, told: Told, state: Any) -> np.ndarray:
-        return np.array([m - 1])
-
-    def watch(self, layer: int, rows: np.ndarray, probs: list[torch.Tensor], told: Told, state: Any) -> None:
-        if layer == self.layer:
-            tiny = torch.finfo(probs[0].dtype).tiny
-            self.scores = sum(p[-1].clamp_min(tiny).log().sum(0) for p in probs)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -54,7 +37,7 @@ class EarlyAttention(Transform):
         budget = resolve_budget(self.budget, n)
         if budget is None or budget >= n:
             return np.arange(n)
-        depth = max(1, min(told.n_layers - 1, round(self.layer * told.n_layers)))
+        depth = depth_of(self.layer, told.n_layers)
         look = Look(depth - 1)
         for at in range(0, n, CHUNK):
             rows = chain(tokens[at : at + CHUNK], at)
@@ -66,10 +49,6 @@ class EarlyAttention(Transform):
 
     def choose(self, scores: torch.Tensor, forced: np.ndarray, budget: int) -> np.ndarray:
         """Ascending places: what is forced, the tail, then the best of the rest up to the budget."""
-        n = len(scores)
-        ranked = mean_over_neighbours(scores, self.pool).clone()
-        stay = torch.from_numpy(forced).clone()
-        stay[n - min(self.tail, budget) :] = True
-        ranked[stay] = float("inf")
-        size = max(budget, int(stay.sum()))
-        return torch.topk(ranked, size).indices.sort().values.numpy()
+        stay = forced.copy()
+        stay[len(scores) - min(self.tail, budget) :] = True
+        return best_places(mean_over_neighbours(scores, self.pool), stay, budget)

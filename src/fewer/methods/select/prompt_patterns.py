@@ -1,0 +1,81 @@
+"""A prompt read sparsely, each head by its own pattern: MInference 1.0 (Jiang et al., 2024).
+
+Every head keeps to one shape of attention, whatever the text: near entries and the first ones (a-shape), a few columns
+and diagonals (vertical-slash), or blocks (block-sparse). Which shape is each head's own, and found once for a model by
+`fewer train patterns`; where its lines lie is found for each piece of the prompt from a few rows (parts/patterns.py).
+Rows of a block of `block` share their places; what is not picked is never read:
+
+    reads of a block = block x (places picked) + the block's own triangle,   places + block <= budget
+
+The cache is whole and the answer reads all of it. Layers with a sliding window are left alone.
+Does not: choose for each query head (kv-heads are what is stored; their queries choose together), skip inside a block.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fewer.errors import BadRequest
+from fewer.kv.view import View
+from fewer.parts.budget import limit, require_least
+from fewer.parts.patterns import KINDS, SINKS, Pattern, Piece, pick
+from fewer.seams import Blocks, Select, budget_knob, knob
+from fewer.types import Told
+
+Table = list[list[Pattern]]  # layer -> kv-head
+
+
+@dataclass(frozen=True)
+class PromptPatterns(Select):
+    """Rows of the prompt read at most `budget` entries a kv-head, in the pattern of their head."""
+
+    acts = "prompt"
+
+    budget: int | float = budget_knob(1024, "entries a row of the prompt reads a kv-head, its block included")
+    pattern: str = knob("vertical-slash", "shape of heads for which no file speaks", choices=KINDS)
+    columns: float = knob(0.5, "of vertical-slash: share of the places that are columns", low=0.0, high=1.0)
+    block: int = knob(64, "rows that share their places", low=1)
+    look: int = knob(32, "last rows of a piece that find columns and diagonals", low=1)
+    file: str = knob("", "patterns of each head, written by `fewer train patterns`; none = `pattern` for all")
+
+    def __post_init__(self) -> None:
+        require_least(self.budget, self.block + SINKS, f"block + {SINKS}")
+
+    def remember(self, told: Told) -> Table | None:
+        return read_table(self.file, told.n_layers) if self.file else None
+
+    def start(self, told: Told) -> int | None:
+        told.remembered(self)
+        return limit(self.budget, told.prompt_len, self.block + SINKS)
+
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: int | None) -> Blocks | None:
+        most = int(view.lens().max())
+        if state is None or most <= state or told.windows[layer] is not None:
+            return None
+        table, scale = told.remembered(self), q.shape[-1] ** -0.5
+        heads, looked = [], 0
+        for h, group in enumerate(q.chunk(view.n_heads, 1)):
+            pattern = Pattern(self.pattern, self.columns) if table is None else table[layer][h]
+            piece = Piece(group, view.keys(h), scale, self.block, state - self.block, self.look)
+            places, seen = pick(pattern, piece)
+            heads.append(places)
+            looked += seen
+        return Blocks(self.block, [list(of) for of in zip(*heads)], looked)
+
+
+def read_table(file: str, n_layers: int) -> Table:
+    """The patterns of a file. Raises BadRequest if it cannot be read or is another model's."""
+    try:
+        data = json.loads(Path(file).read_text(encoding="utf-8"))
+        table = [[Pattern(str(kind), float(columns)) for kind, columns in layer] for layer in data["patterns"]]
+    except OSError as e:
+        raise BadRequest(f"cannot read patterns from {file}: {e.strerror or e}") from None
+    except (ValueError, KeyError, TypeError):
+        raise BadRequest(f"{file} is no file of `fewer train patterns`") from None
+    if len(table) != n_layers or any(p.kind not in KINDS for layer in table for p in layer):
+        raise BadRequest(f"{file} has patterns of {len(table)} layers, the model has {n_layers}: train its own")
+    return table

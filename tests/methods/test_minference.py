@@ -1,0 +1,128 @@
+"""MInference: places against naive rewrites of the three patterns, reads as counted, a file's heads, the search."""
+
+import json
+
+import pytest
+import torch
+
+from fewer.engine import Engine
+from fewer.errors import BadRequest
+from fewer.methods.select.prompt_patterns import PromptPatterns
+from fewer.parts.patterns import Pattern, Piece, diagonals, pick
+from fewer.testing.harness import generate
+from fewer.testing.tiny import tiny_model
+from fewer.train.patterns import CANDIDATES, Errors, Survey
+
+PROMPT = [(7 * i * i + 3 * i) % 31 for i in range(96)]
+
+
+def a_piece(room, look=4, held=24, rows=16):
+    g = torch.Generator().manual_seed(3)
+    q, k = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((rows, 2, 8), (held + rows, 8)))
+    return Piece(q, k, 8**-0.5, 8, room, look)
+
+
+def naive_attention(piece):
+    """Causal attention of every row, summed over the queries, with loops: row -> [weight of key j]."""
+    held, out = len(piece.k) - len(piece.q), []
+    for i, row in enumerate(piece.q):
+        n = held + i + 1
+        out.append(sum(torch.softmax(piece.k[:n] @ q * piece.scale, 0) for q in row).tolist())
+    return out
+
+
+def test_diagonals_are_summed_in_bands():
+    piece, rows = a_piece(8), None
+    rows = naive_attention(piece)[-4:]
+    bands = [0.0] * 5
+    for i, row in enumerate(rows):
+        for j, weight in enumerate(row):
+            bands[(36 + i - j) // 8] += weight
+    assert diagonals(piece.last_rows(), 8).tolist() == pytest.approx(bands)
+
+
+def test_columns_alone_are_the_heaviest_columns():
+    piece = a_piece(6)
+    (first, second), looked = pick(Pattern("vertical-slash", 1.0), piece)
+    rows = naive_attention(piece)[-4:]
+    column = [sum(row[j] for row in rows if j < len(row)) for j in range(40)]
+    for places, n in ((first, 24), (second, 32)):
+        assert places.tolist() == sorted(sorted(range(n), key=lambda j: -column[j])[:6])
+    assert looked == 4 * 40
+
+
+def test_slashes_alone_lie_on_the_heaviest_diagonals():
+    piece = a_piece(10)
+    (first, second), _ = pick(Pattern("vertical-slash", 0.0), piece)
+    bands = diagonals(piece.last_rows(), 8)
+    best = int(bands.argmax())
+    for places, n in ((first, 24), (second, 32)):
+        assert len(places) == 10
+        on_best = set(range(max(0, n - (best + 1) * 8 + 1), min(n, n + 8 - best * 8)))
+        assert set(places.tolist()) <= on_best or on_best <= set(places.tolist()) or len(on_best) > 10
+
+
+def test_blocks_are_those_of_the_nearest_means():
+    piece = a_piece(16)
+    (first, second), _ = pick(Pattern("block-sparse"), piece)
+    for i, (places, n) in enumerate(((first, 24), (second, 32))):
+        q = piece.q[i * 8 : i * 8 + 8].mean(0)
+        means = torch.stack([piece.k[b : b + 8].mean(0) for b in range(0, n, 8)])
+        score = torch.softmax(q @ means.T * piece.scale, -1).sum(0).tolist()
+        best = sorted(sorted(range(n // 8), key=lambda b: -score[b])[:2])
+        assert places.tolist() == [j for b in best for j in range(8 * b, 8 * b + 8)]
+
+
+def test_a_shape_is_sinks_and_the_nearest():
+    (first, second), looked = pick(Pattern("a-shape"), a_piece(7))
+    assert (first.tolist(), second.tolist()) == ([0, 1, 2, 3, 21, 22, 23], [0, 1, 2, 3, 29, 30, 31])
+    assert looked == 0
+
+
+def test_reads_fall_to_the_budget():
+    """a-shape looks at nothing to decide: what is read can be counted by hand."""
+    method = PromptPatterns(budget=24, block=8, pattern="a-shape")
+    _, ledger = generate(tiny_model(), PROMPT, use=[method], max_tokens=1, chunk=32)
+    heads = 3 * 2
+    first_piece = 8 * (0 + 8 + 16 + 16) + 4 * 36
+    others = 2 * (4 * 8 * 16 + 4 * 36)
+    assert ledger.kv_entries_read == heads * (first_piece + others)
+
+
+def test_a_file_gives_each_head_its_pattern(tmp_path):
+    file = tmp_path / "p.json"
+    of = [[["a-shape", 0.5], ["block-sparse", 0.5]]] * 3
+    file.write_text(json.dumps({"patterns": of}))
+    mixed = PromptPatterns(budget=24, block=8, file=str(file))
+    texts = [
+        generate(tiny_model(), PROMPT, use=[m], max_tokens=1, chunk=32, logprobs=0)[1].kv_entries_read
+        for m in (
+            mixed,
+            PromptPatterns(budget=24, block=8, pattern="a-shape"),
+            PromptPatterns(budget=24, block=8, pattern="block-sparse"),
+        )
+    ]
+    assert texts[1] < texts[0] < texts[2]
+    file.write_text(json.dumps({"patterns": of[:2]}))
+    with pytest.raises(BadRequest, match="patterns of 2 layers, the model has 3"):
+        generate(tiny_model(), PROMPT, use=[mixed])
+    with pytest.raises(BadRequest, match="cannot read"):
+        generate(tiny_model(), PROMPT, use=[PromptPatterns(budget=24, block=8, file=str(tmp_path / "none"))])
+
+
+def test_the_search_measures_how_far_answers_are_off(monkeypatch):
+    """The error of a candidate is that of its answer: all candidates with all places have none, and none is negative."""
+    monkeypatch.setattr("fewer.train.patterns.BLOCK", 8)
+    errors = {}
+    for room in (0.2, 2.0):
+        found = Errors()
+        Engine(tiny_model(), None, chunk=32).generate(PROMPT, use=[Survey(found, room)], max_tokens=1)
+        errors[room] = found.of
+    assert set(errors[2.0]) == {(layer, h) for layer in range(3) for h in range(2)}
+    assert all(e == pytest.approx(0, abs=1e-18) for sums in errors[2.0].values() for e in sums)
+    assert all(len(sums) == len(CANDIDATES) and min(sums) > 0 for sums in errors[0.2].values())
+
+
+def test_the_budget_has_a_minimum():
+    with pytest.raises(ValueError, match="minimum is 68"):
+        PromptPatterns(budget=60)
