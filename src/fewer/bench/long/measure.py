@@ -100,7 +100,7 @@ def measure(
 ) -> dict[str, Any]:
     """Run plans (None = all that keep or read less, as they are measured) on tasks (None = all there are texts for).
 
-    lengths: tokens of a document. texts: a folder, see texts.py. keep: file for the result, written after every length.
+    lengths: tokens of a document. texts: a folder, see texts.py. keep: file for the result, written after every task.
     -> the head of record.py, what was run, "results" (a dict a way, task and length) and "places" (way -> [length, depth,
     score] of every item with a depth). Raises BadRequest and what opening a model or making a plan raises.
     """
@@ -134,8 +134,8 @@ def measure(
             for w in done:
                 places = [[tokens, round(i.depth, 3), d.score] for i, d in zip(items, done[w]) if i.depth is not None]
                 out["places"].setdefault(f"{w.name} {w.protocol}", []).extend(places)
-        if keep is not None:
-            save(keep, out)
+            if keep is not None:
+                save(keep, out)
     return out
 
 
