@@ -136,6 +136,7 @@ def test_kinds_of_several_runs_are_one_result(tmp_path):
             "beside": {kind: beside(f)},
             "same": {},
             "failed": {},
+            "engines": {},
         }
         return {**same, **rest, "kinds": {kind: f}}
 

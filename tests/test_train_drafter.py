@@ -63,6 +63,7 @@ def test_bad_input_is_refused_before_any_work(fewer, tiny, tmp_path):
         (["-o", str(tmp_path / "part.bin")], "must be a .safetensors file"),
         (["-o", str(tmp_path / "nowhere" / "part.safetensors")], "in a folder that exists"),
         (["-o", part, "--minutes", "0"], "--minutes must be more than 0"),
+        (["-o", part, "--asking", "1"], "--asking must be a share"),
         (["-o", part, "--layers", "2"], "--layers 2: the model has 2"),
     ):
         done = fewer("train", "drafter", "kangaroo", "-m", tiny, *args)

@@ -79,7 +79,7 @@ def beside(engines: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Two results of different kinds, measured alike, as one; of what both have, the newer."""
-    both = {key: {**old[key], **new[key]} for key in ("kinds", "beside", "same", "failed")}
+    both = {key: {**old[key], **new[key]} for key in ("kinds", "beside", "same", "failed", "engines")}
     return {
         **new,
         **both,

@@ -29,7 +29,11 @@ drafter = typer.Typer(help="Train a drafter.", no_args_is_help=True)
 app.add_typer(drafter, name="drafter")
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write, .safetensors; replaced in one piece.")]
-Minutes = Annotated[float, typer.Option("--minutes", help="How long to take, at most half of it to ask the model.")]
+Minutes = Annotated[float, typer.Option("--minutes", help="How long to take, asking the model and learning.")]
+Asking = Annotated[
+    float,
+    typer.Option("--asking", help="Share of the time to ask the model; 0 = only what is in --data, if anything is."),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the prompts and of the training.")]
 Data = Annotated[
     Path | None,
@@ -43,6 +47,7 @@ def kangaroo(
     model: o.Model = o.DEFAULT_MODEL,
     layers: Annotated[int, typer.Option("--layers", min=1, help="Early layers that draft.")] = 3,
     minutes: Minutes = 35.0,
+    asking: Asking = 0.5,
     seed: Seed = 0,
     data: Data = None,
     threads: o.Threads = None,
@@ -52,7 +57,7 @@ def kangaroo(
     """An adapter that lets the first layers draft for the whole model."""
     from fewer.train.kangaroo import train
 
-    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, layers, c))
+    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, layers, c), asking=asking)
 
 
 @drafter.command()
@@ -63,6 +68,7 @@ def ppd(
         int, typer.Option("--prompts", min=1, max=16, help="Prompt tokens: how far a guess reaches.")
     ] = 3,
     minutes: Minutes = 35.0,
+    asking: Asking = 0.5,
     seed: Seed = 0,
     data: Data = None,
     threads: o.Threads = None,
@@ -72,7 +78,7 @@ def ppd(
     """Prompt tokens behind which the model guesses the tokens after next."""
     from fewer.train.ppd import train
 
-    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, prompts, c))
+    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, prompts, c), asking=asking)
 
 
 @app.command()
@@ -136,6 +142,7 @@ def _run(
     train: Callable[[Session, str], dict[str, Any]],
     draft: str | None = None,
     suffix: str = ".safetensors",
+    asking: float = 0.5,
 ) -> None:
     if output.suffix != suffix or output.is_dir() or not output.absolute().parent.is_dir():
         raise BadRequest(f"--output must be a {suffix} file in a folder that exists, not {output}")
@@ -147,7 +154,7 @@ def _run(
         if status is not None:
             status.start()
         say = err.print if status is None else status.update
-        session = Session(model, minutes, seed, data or default_data(model), say, threads, draft)
+        session = Session(model, minutes, seed, data or default_data(model), say, threads, draft, asking)
         with on_interrupt(session.stop):
             report = train(session, command)
     finally:

@@ -54,7 +54,7 @@ def train(session: Session, output: Path, layers: int, command: str) -> dict[str
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimizer.step()
-        loss_seen += (float(loss) - loss_seen) * max(0.02, 1 / pace.steps)
+        loss_seen += (float(loss.detach()) - loss_seen) * max(0.02, 1 / pace.steps)
         if pace.steps % 20 == 0:
             session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}")
     final = {n: t.detach() for n, t in weights.items()}

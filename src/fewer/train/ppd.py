@@ -64,7 +64,7 @@ def train(session: Session, output: Path, prompts: int, command: str) -> dict[st
         for i in rng.choice(len(learn), min(TEXTS, len(learn)), replace=False):
             loss = lesson(eng, dense, learn[i], vectors, head, rng) / TEXTS
             loss.backward()
-            total += float(loss)
+            total += float(loss.detach())
         optimizer.step()
         loss_seen += (total - loss_seen) * max(0.05, 1 / pace.steps)
         session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}")

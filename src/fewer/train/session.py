@@ -23,7 +23,7 @@ from fewer.models.source import Source, open_source
 from fewer.train.said import Spoken, collect
 
 TOKENS = 300_000  # answer tokens after which more teach little
-LISTENING = 0.5  # share of the time for asking the model
+LISTENING = 0.5  # share of the time for asking the model, unless told otherwise
 
 Say = Callable[[str], None]
 
@@ -44,12 +44,15 @@ class Session:
     say: Say
     threads: int | None = None
     draft: str | None = None
+    asking: float = LISTENING
     stopped: bool = False
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         if not self.minutes > 0:
             raise BadRequest(f"--minutes must be more than 0, not {self.minutes}")
+        if not 0 <= self.asking < 1:
+            raise BadRequest(f"--asking must be a share from 0 to less than 1, not {self.asking}")
         self.say(f"loading {self.model}")
         self.eng: Engine = fewer.open(self.model, draft=self.draft, threads=self.threads)
         torch.set_num_threads(set_threads(self.threads))
@@ -69,7 +72,7 @@ class Session:
             return lambda n: self.say(f"asking the model: {n} tokens {what}")
 
         judge = collect(self.eng, self.data, 1, 0.0, self.seed, told("to judge by"), held=True)
-        seconds = 60 * self.minutes * LISTENING - (time.monotonic() - self.began)
+        seconds = 60 * self.minutes * self.asking - (time.monotonic() - self.began)
         learn = collect(
             self.eng, self.data, TOKENS, seconds, self.seed, told("to learn from"), over=lambda: self.stopped
         )
