@@ -1,4 +1,4 @@
-"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `fewer train patterns`: small parts for frozen models, from text at hand.
+"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `fewer train patterns`: small parts for frozen models.
 
 Progress goes to stderr, what the part reaches on held-out texts to stdout. What the model said is kept and used again.
 The first Ctrl-C ends the training and writes what has been learnt so far; the second one ends at once and writes nothing.
