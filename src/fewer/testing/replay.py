@@ -35,6 +35,7 @@ class Decisions:
     attend: dict[tuple[int, int], bool] = field(default_factory=dict)
     ffn: dict[tuple[int, int], bool] = field(default_factory=dict)
     packed: dict[int, dict[int, list[tuple[torch.Tensor, torch.Tensor]]]] = field(default_factory=dict)  # seen -> layer
+    furthest: int | None = None
 
 
 def recorded(method: Method, log: Decisions) -> Method:
@@ -53,6 +54,7 @@ class KeepLog(Retain):
 
     def keep(self, held: Held, told: Told, state: Any) -> dict[int, Places] | None:
         out = super().keep(held, told, state)
+        self.log.furthest = self.furthest(told, state)
         self.log.keep[told.seen] = {layer: [i.clone() for i in idx] for layer, idx in (out or {}).items()}
         return out
 
@@ -154,7 +156,8 @@ class Replay:
             lane.values.append(v[0, h])
             lane.positions.append(pos)
             read = [*(range(n) if picked is None else picked[h].tolist()), n]
-            where = [*range(n), at] if self.by_place else lane.positions
+            least = 0 if self.log.furthest is None else at - self.log.furthest
+            where = [*(max(i, least) for i in range(n)), at] if self.by_place else lane.positions
             keys = torch.stack([lane.keys[i] for i in read])
             if self.by_place:
                 keys = self._turn(layer, keys, [where[i] for i in read])
