@@ -63,6 +63,11 @@ class Stream:
         return self._req.ledger
 
     @property
+    def kept(self) -> list[int]:
+        """The prompt's tokens that entered the model after every transform."""
+        return list(self._req.kept_prompt)
+
+    @property
     def result(self) -> Result:
         """What there is so far."""
         if self._req.finish_reason is None:

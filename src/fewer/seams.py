@@ -165,6 +165,11 @@ class Retain(Method, Watcher):
         """layer -> per kv-head ascending places to keep. None = keep all. Layers left out keep all."""
         raise NotImplementedError
 
+    def furthest(self, told: Told, state: Any) -> int | None:
+        """With positions = "place": entries that are further than this from the next token are rotated as if they stood
+        there. None = no bound."""
+        return None
+
     def moment(self, told: Told) -> int:
         """With acts = "prompt": after how many prompt tokens keep() is called. What follows is read from what was kept."""
         return told.prompt_len

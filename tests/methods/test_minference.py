@@ -124,5 +124,5 @@ def test_the_search_measures_how_far_answers_are_off(monkeypatch):
 
 
 def test_the_budget_has_a_minimum():
-    with pytest.raises(ValueError, match="minimum is 68"):
+    with pytest.raises(ValueError, match="minimum is 132"):
         PromptPatterns(budget=60)

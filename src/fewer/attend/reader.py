@@ -142,12 +142,16 @@ class GroupRead:
         n = int(held.max())
         if (held != n).any():
             raise ValueError("positions by place need the same number of entries in every kv-head of a layer")
+        retain = self.seams.retain
+        assert retain is not None
+        furthest = retain.furthest(self.told, self.told.of(retain))
+        where = np.arange(n) if furthest is None else np.maximum(np.arange(n), n - furthest)
         place = self.group.rows.pos - int(self.group.rows.pos[0]) + n
         old = []
         if committed:
             stacked = View(committed, len(held)).stacked()
             assert stacked is not None
-            old = [self._turned(layer, stacked[0], stacked[1], np.arange(n), q.dtype)]
+            old = [self._turned(layer, stacked[0], stacked[1], where, q.dtype)]
         stacked = staged.stacked()
         assert stacked is not None
         new = self._turned(layer, stacked[0], stacked[1], place, q.dtype)

@@ -246,6 +246,13 @@ def long(r: dict[str, Any]) -> list[Sheet]:
     return tables(r)
 
 
+def endless(r: dict[str, Any]) -> list[Sheet]:
+    names = ("plan", "tokens", "depth", "found", "kept", "kept_tokens", "kv_peak", "layers_a_token", "seconds")
+    columns = [*names[:4], "sentence kept", "tokens kept", "KV peak, bytes", "layers a token", "seconds"]
+    note = f"{r['model']}, context {r['context']:,}: one fact asked for in texts that are longer."
+    return [Sheet("A needle beyond the context", note, columns, [[x[n] for n in names] for x in r["results"]], names=3)]
+
+
 def reach(r: dict[str, Any]) -> list[Sheet]:
     bands = len(next(iter(r["perplexity"].values())))
     note = f"{r['model']}, trained on {r['context']:,} positions; one text, perplexity of the positions up to each heading."
@@ -254,5 +261,5 @@ def reach(r: dict[str, Any]) -> list[Sheet]:
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
-    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long, reach)
+    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long, reach, endless)
 }

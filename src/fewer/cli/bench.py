@@ -139,6 +139,36 @@ def reach(
 
 
 @app.command()
+def endless(
+    *,
+    model: o.Model = o.DEFAULT_MODEL,
+    plans: Annotated[
+        list[str],
+        typer.Option("--plan", default_factory=lambda: ["infiniretri"], help="A method that makes room; repeatable."),
+    ],
+    lengths: Annotated[
+        list[int],
+        typer.Option("--length", default_factory=lambda: [16384], help="Tokens of a text; repeatable."),
+    ],
+    items: Annotated[int, typer.Option("--items", help="Questions a length, each at another depth.")] = 2,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the texts.")] = 0,
+    threads: o.Threads = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the result in this JSON file.")] = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """A needle in texts longer than the model's context: found or not, peak memory, seconds."""
+    _check(csv, html)
+    from fewer.bench.endless import measure
+
+    with _telling() as say:
+        result = measure(model, plans, lengths, items, seed, say, threads, keep)
+    _deliver(result, as_json, csv, html)
+
+
+@app.command()
 def healing(
     model: o.Model = o.DEFAULT_MODEL,
     cuts: Annotated[int, typer.Option("--cuts", help="Prompts, each cut inside a token.")] = 300,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
 SINKS = 4
 KINDS = ("a-shape", "vertical-slash", "block-sparse")
@@ -46,9 +47,9 @@ class Piece:
     def last_rows(self) -> torch.Tensor:
         """(w, n + m) attention of the last rows, summed over the head's queries."""
         w, n = min(self.look, len(self.q)), len(self.k)
-        z = torch.einsum("wgd,nd->gwn", self.q[-w:], self.k.to(self.q.dtype)) * self.scale
-        hidden = torch.arange(n) > torch.arange(n - w, n)[:, None]
-        return torch.softmax(z.masked_fill(hidden, float("-inf")), -1).sum(0)
+        z = torch.einsum("wgd,nd->gwn", self.q[-w:], self.k.to(self.q.dtype)).mul_(self.scale)
+        z[..., n - w :].masked_fill_(torch.ones(w, w, dtype=torch.bool).triu(1), float("-inf"))
+        return torch.softmax(z, -1).sum(0)
 
 
 def pick(pattern: Pattern, piece: Piece) -> Picked:
@@ -70,7 +71,8 @@ def _near(n: int, room: int) -> torch.Tensor:
 def _vertical_slash(piece: Piece, share: float) -> Picked:
     mass = piece.last_rows()
     columns, bands = mass.sum(0), diagonals(mass, piece.size)
-    by_column, by_band = columns.argsort(descending=True), bands.argsort(descending=True).tolist()
+    by_column = columns.topk(min(len(columns), 2 * piece.room + len(piece.q))).indices  # enough for every block
+    by_band = bands.argsort(descending=True).tolist()
     for_bands, out = round((1 - share) * piece.room), []
     for n in piece.blocks():
         read = torch.zeros(n, dtype=torch.bool)
@@ -95,11 +97,9 @@ def _vertical_slash(piece: Piece, share: float) -> Picked:
 def diagonals(mass: torch.Tensor, size: int) -> torch.Tensor:
     """mass (w, n), row i at place n - w + i -> (ceil(n / size),) what lies on diagonals s * size .. s * size + size - 1."""
     w, n = mass.shape
-    total = mass.new_zeros(-(-n // size) * size)
-    for i in range(w):
-        at = n - w + i
-        total[: at + 1] += mass[i, : at + 1].flip(0)
-    return total.view(-1, size).sum(1)
+    back = pad(mass.flip(1), (0, w)).contiguous()  # row i shifted by its distance from the last one
+    total = back.as_strided((w, n), (n + w - 1, 1), w - 1).sum(0)
+    return pad(total, (0, -n % size)).view(-1, size).sum(1)
 
 
 def _block_sparse(piece: Piece) -> Picked:

@@ -35,6 +35,7 @@ class Decisions:
     attend: dict[tuple[int, int], bool] = field(default_factory=dict)
     ffn: dict[tuple[int, int], bool] = field(default_factory=dict)
     packed: dict[int, dict[int, list[tuple[torch.Tensor, torch.Tensor]]]] = field(default_factory=dict)  # seen -> layer
+    furthest: int | None = None
 
 
 def recorded(method: Method, log: Decisions) -> Method:
@@ -53,6 +54,7 @@ class KeepLog(Retain):
 
     def keep(self, held: Held, told: Told, state: Any) -> dict[int, Places] | None:
         out = super().keep(held, told, state)
+        self.log.furthest = self.furthest(told, state)
         self.log.keep[told.seen] = {layer: [i.clone() for i in idx] for layer, idx in (out or {}).items()}
         return out
 
@@ -121,6 +123,7 @@ class Replay:
 
     def __init__(self, model: Decoder, log: Decisions, by_place: bool) -> None:
         self.model, self.spec, self.log, self.by_place = model, model.spec, log, by_place
+        self.begun = [0] * self.spec.n_layers  # entries held when the step began, as far as Retain was asked
         self.lanes = [[Lane() for _ in range(self.spec.n_kv_heads)] for _ in range(self.spec.n_layers)]
 
     def text(self, tokens: Sequence[int]) -> list[torch.Tensor]:
@@ -154,7 +157,8 @@ class Replay:
             lane.values.append(v[0, h])
             lane.positions.append(pos)
             read = [*(range(n) if picked is None else picked[h].tolist()), n]
-            where = [*range(n), at] if self.by_place else lane.positions
+            least = 0 if self.log.furthest is None else self.begun[layer] - self.log.furthest
+            where = [*(max(i, least) for i in range(n)), at] if self.by_place else lane.positions
             keys = torch.stack([lane.keys[i] for i in read])
             if self.by_place:
                 keys = self._turn(layer, keys, [where[i] for i in read])
@@ -185,6 +189,8 @@ class Replay:
                 lane.keys = [lane.keys[i] for i in keep]
                 lane.values = [lane.values[i] for i in keep]
                 lane.positions = [lane.positions[i] for i in keep]
+        if seen in self.log.keep:
+            self.begun = [max(len(lane.positions) for lane in lanes) for lanes in self.lanes]
         for layer, heads in self.log.packed.get(seen, {}).items():
             for lane, (k, v) in zip(self.lanes[layer], heads):
                 lane.keys[lane.packed :], lane.values[lane.packed :] = list(k), list(v)

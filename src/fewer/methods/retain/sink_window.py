@@ -1,4 +1,4 @@
-"""Attention sinks plus a sliding window: StreamingLLM (Xiao et al., 2023).
+"""Attention sinks plus a sliding window: StreamingLLM (Xiao et al., 2023), LM-Infinite (Han et al., 2023).
 
 A softmax must put its weight somewhere, and models put what they do not need on the very first tokens. So keep those
 `sinks` entries for ever, beside the newest budget - sinks ones:
@@ -8,7 +8,10 @@ A softmax must put its weight somewhere, and models put what they do not need on
 Positions are places in the cache, not in the text: keys are stored unrotated and rotated when read, the query stands
 at place n. That is why the text may grow without limit. Acts after every commit, so a long prompt streams through the
 window chunk by chunk and memory never exceeds budget + one chunk.
-Does not: bring back what left the window, choose entries by content (see entropy_memory.py).
+LM-Infinite's mask has the same form, the window being the trained length, and caps distances at it: with `capped` the
+sinks are rotated as if they stood where the window begins, min(i - j, budget - sinks) away.
+Does not: bring back what left the window (LM-Infinite may look once more at its best entries), choose entries by
+content (see entropy_memory.py).
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class SinkWindow(Retain):
 
     budget: int | float = budget_knob(512, "entries kept a kv-head")
     sinks: int = knob(4, "first entries that always stay", low=0)
+    capped: bool = knob(False, "sinks never stand further away than the window is wide")
 
     def __post_init__(self) -> None:
         require_least(self.budget, self.sinks + 1, "sinks + 1")
@@ -47,6 +51,9 @@ class SinkWindow(Retain):
             if n > state:
                 out[layer] = [sinks_and_recent(n, self.sinks, state)] * held.n_heads
         return out
+
+    def furthest(self, told: Told, state: int | None) -> int | None:
+        return state - self.sinks if self.capped and state is not None else None
 
     def horizon(self, held: Held, told: Told, state: Any) -> int | None:
         """Drafts may fill the free room; in a full window every committed token evicts one."""
