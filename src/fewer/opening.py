@@ -50,7 +50,7 @@ def open(
         raise BadRequest(f"threads must be at least 1, not {threads}")
     pool = set_threads(threads)
     source = open_source(resolve(str(model), progress=progress))
-    source = replace(source, spec=stretched(source.spec, rope, scores))
+    source = replace(source, spec=stretched(source.spec, rope, scores))  # type: ignore[type-var]  # all are dataclasses
     decoder = load(source, dtype, weights, device, activations=activations)
     # Packed layers run on the kernels' own pool: torch's would only take cores from it.
     torch.set_num_threads(1 if decoder.packed else pool)

@@ -197,6 +197,7 @@ class GroupRead:
             self.entries_read += b * sum(map(len, idx)) + b * (b + 1) // 2 * spec.n_kv_heads
             for h, p in enumerate(mass):
                 fresh = torch.arange(b) + int(lens[h]) - m + first
+                assert probes is not None and asked is not None
                 slots = torch.from_numpy(np.searchsorted(probes, asked + first))
                 probs[h][slots[:, None, None], torch.arange(g)[:, None], torch.cat([idx[h], fresh])] = p
         self._tell(layer, rows, probes, probs)

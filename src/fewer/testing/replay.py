@@ -72,7 +72,9 @@ class PickLog(Select):
         """A row's places: those of its block, and the block's rows before it."""
         out = super().pick_blocks(layer, q, view, told, state)
         held = [int(n) - len(q) for n in view.lens()]
-        for i in range(0 if out is None else len(q)):
+        if out is None:
+            return None
+        for i in range(len(q)):
             first = i - i % out.size
             places, own = out.places[i // out.size], torch.arange(first, i)
             self.log.pick[layer, told.seen + i] = [torch.cat([p, n + own]) for p, n in zip(places, held)]
