@@ -38,12 +38,13 @@ def test_byte_by_byte_is_a_fresh_start(one: ByteModel):
             assert slow.next().sum() == pytest.approx(1)
 
 
-def test_exact_healing_finds_more_than_none(one: ByteModel):
-    assert one.engine.tokenizer is not None
-    drawn = cuts(one.engine.tokenizer, 24, seed=1)
+@pytest.mark.parametrize("which", ["one", "two"])
+def test_exact_healing_finds_more_than_none(which: str, request: pytest.FixtureRequest):
+    engine = request.getfixturevalue(which).engine
+    drawn = cuts(engine.tokenizer, 24, seed=1)
     right = {}
     for kind in ("none", "exact"):
-        outs = one.engine.generate([c.prompt for c in drawn], raw=True, healing=kind, max_tokens=4)
+        outs = engine.generate([c.prompt for c in drawn], raw=True, healing=kind, max_tokens=4)
         right[kind] = sum(o.text.startswith(c.rest) for o, c in zip(outs, drawn))
     assert right["exact"] > right["none"]
 

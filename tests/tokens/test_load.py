@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewer.errors import BadRequest, CorruptFile, FewerError, ModelError
+from fewer.errors import BadRequest, CorruptFile, FewerError, ModelError, UnsupportedArchitecture
 from fewer.tokens.load import open_vocabulary
 from fewer.tokens.ranks import RankCoder
 from tests.texts import multilingual
@@ -200,6 +200,34 @@ def test_a_merge_that_stands_twice(tmp_path: Path, byte_level_json: str) -> None
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(CorruptFile, match=f"merge {len(merges)} repeats merge 4"):
         open_vocabulary(str(tmp_path))
+
+
+def test_merges_out_of_order_are_read_by_rank_and_not_followed_exactly(tmp_path: Path, byte_level_json: str) -> None:
+    """As gpt-oss's file has them: merging goes by rank whatever the order, but exact bytes need parts before wholes."""
+    from fewer.models.tokenizer import from_file
+    from fewer.tokens.rules import BytePairs
+
+    data = json.loads(byte_level_json)
+    merges = data["model"]["merges"]
+    at = next(i for i, m in enumerate(merges) if any("".join(e) in m for e in merges[:i]))
+    merges.insert(0, merges.pop(at))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    v = open_vocabulary(str(tmp_path))
+    assert v.round_trips(SAMPLE) and v.decode(v.encode_bytes(b"\xff\x00a")) == b"\xff\x00a"
+    with pytest.raises(UnsupportedArchitecture, match="training order"):
+        BytePairs(from_file(tmp_path / "tokenizer.json"))
+
+
+def test_a_tokenizer_that_loses_text_is_reported(tmp_path: Path, byte_level_json: str) -> None:
+    from fewer.tokens.measure import study, tables
+
+    data = json.loads(byte_level_json) | {"normalizer": {"type": "Lowercase"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    v = open_vocabulary(f"lossy={tmp_path}")
+    assert not v.round_trips("Hello") and v.round_trips("hello")
+    r = study.compare([v], {"a": "Hello there", "b": "hello there"}, "lossy", lambda _: None)
+    assert [row["exact"] for row in r["rows"]] == [False, True]
+    assert "exact" in tables.compare(r)[0].columns
 
 
 def test_what_is_no_tokenizer(tmp_path: Path) -> None:

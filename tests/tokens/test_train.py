@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import pydoc_data.topics
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from fewer.errors import BadRequest, UnsupportedArchitecture
+from fewer.errors import BadRequest, CorruptFile, UnsupportedArchitecture
 from fewer.tokens.load import open_vocabulary
+from fewer.tokens.measure import lexicon, tables
 from fewer.tokens.measure.shortest import Shortest
-from fewer.tokens.train import boundless, bpe, cuts, export, pathpiece, recipe, superwords, utf8
+from fewer.tokens.train import (
+    boundless,
+    bpe,
+    cuts,
+    export,
+    granularity,
+    harmony,
+    hybrid,
+    pathpiece,
+    recipe,
+    superwords,
+    trial,
+    typed,
+    utf8,
+)
 from fewer.tokens.train.corpus import BLOCK, Corpus
 from fewer.tokens.train.words import Bounded, compiled, pieces
 from fewer.tokens.vocabulary import Vocabulary
@@ -457,3 +474,164 @@ def test_the_commands(fewer, corpus: Corpus, tmp_path: Path) -> None:
     said = fewer("tokens", "train", "--text", str(tmp_path / "bad"), "-o", str(tmp_path / "never.json"))
     assert said.code == 2 and "offset 2" in said.err and not (tmp_path / "never.json").exists()
     assert fewer("tokens", "train", "utf8", "-o", str(tmp_path / "u.json")).code == 0
+
+
+# ---------------------------------------------------------------- tokens with meaning, grains
+
+
+@pytest.fixture(scope="module")
+def meaning(tmp_path_factory: pytest.TempPathFactory) -> hybrid.Hybrid:
+    path = tmp_path_factory.mktemp("turkish") / "tr.txt"
+    lines = "evlerde okullarda kitaplar kitaptan kitabım kitabımız ağaçlar ağacım top topum toplar toptan İstanbul\n"
+    path.write_text(lines * 20, encoding="utf-8")
+    made = hybrid.train_hybrid(Corpus([path]), 500)
+    made.save(path.with_suffix(".json"))
+    return hybrid.Hybrid.load(path.with_suffix(".json"))
+
+
+@pytest.mark.parametrize(
+    ("form", "stem", "said"),
+    [("lAr", "ev", "ler"), ("lAr", "okul", "lar"), ("Im", "göz", "üm"), ("DA", "kitap", "ta"), ("lArI", "yol", "ları")],
+)
+def test_suffixes_follow_the_vowels(form: str, stem: str, said: str) -> None:
+    assert harmony.spoken(form, stem) == said and said in cuts.TURKISH
+
+
+def test_variants_share_a_token(meaning: hybrid.Hybrid) -> None:
+    assert {"kitap", "ağaç"} <= meaning.roots and "top" not in meaning.roots
+    plural = meaning.forms.index("lAr") + 2
+    assert list(meaning.items("evler okullar")) == ["ev", plural, " okul", plural]
+    mine = meaning.forms.index("Im") + 2
+    assert list(meaning.items("kitabım")) == ["kitap", mine] and list(meaning.items("topum")) == ["top", mine]
+    assert list(meaning.items("Evler EVLER")) == [0, "ev", plural, " ", 1, "ev", plural]
+    ids = meaning.encode("evler"), meaning.encode("okullar")
+    assert ids[0][-1] == ids[1][-1] == meaning.first + plural
+    assert meaning.size <= 500 and meaning.vocabulary().round_trips("Kitaplarımız, topum")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary(max_size=40)
+    | st.text(max_size=30).map(str.encode)
+    | st.lists(st.sampled_from(["ev", "Ev", "kitab", "kitap", "ağac", "İ", "I", "i", "lar", "ım", "ım", "DA", " ", "'", "́", "ler"]))
+    .map("".join).map(str.encode)
+)  # fmt: skip
+def test_meaning_loses_no_byte(meaning: hybrid.Hybrid, data: bytes) -> None:
+    assert meaning.decode(meaning.encode_bytes(data)) == data
+
+
+def test_the_hybrid_says_why_it_is_no_tokenizer_json(meaning: hybrid.Hybrid, corpus: Corpus, tmp_path: Path) -> None:
+    meaning.save(tmp_path / "h.json")
+    held = json.loads((tmp_path / "h.json").read_text())
+    assert "depends" in hybrid.__doc__ and "no decoder" in held["no_tokenizer_json"]
+    assert Tokenizer.from_str(json.dumps(held["base"])).encode("ev").ids
+    for ids in ([meaning.size], [-1]):
+        with pytest.raises(BadRequest, match="no token"):
+            meaning.decode(ids)
+    with pytest.raises(BadRequest, match="lone surrogate"):
+        meaning.encode("a\ud800")
+    with pytest.raises(BadRequest, match="does not hold"):
+        hybrid.train_hybrid(corpus, 300)
+    (tmp_path / "h.json").write_text("{}")
+    with pytest.raises(CorruptFile):
+        hybrid.Hybrid.load(tmp_path / "h.json")
+
+
+def test_grains(corpus: Corpus, tmp_path: Path) -> None:
+    text = "evlerde ve okullarda, भारत"
+    for make, longest in ((granularity.characters, 1), (granularity.words, 20)):
+        backend = make(corpus, 400)
+        v = open_vocabulary(str(export.save(backend, tmp_path / "grain.json", {})))
+        assert 256 < v.size <= 400 and v.round_trips(TEXT[-2000:]) and v.round_trips(text)
+        whole = [t.decode() for t in v.tokens[256:]]
+        assert 1 <= max(map(len, whole)) <= longest
+    assert " the" in whole
+
+
+def test_the_vocabulary_takes_its_share() -> None:
+    size = granularity.vocabulary_size(80_000_000, 576, 0.2)
+    assert size * 576 / (size * 576 + 80_000_000) == pytest.approx(0.2, abs=1e-5)
+    with pytest.raises(BadRequest):
+        granularity.vocabulary_size(1, 1, 1.0)
+
+
+# ---------------------------------------------------------------- a vocabulary a type
+
+TERMS = {
+    "metals": ["lead", "mercury", "cadmium", "chromium", "lead acetate", "mercury chloride"],
+    "verbs": ["lead", "follow", "leading", "following", "guide", "mislead"],
+}
+
+
+@pytest.fixture(scope="module")
+def by_type(corpus: Corpus) -> typed.Typed:
+    return typed.Typed(recipe.train(recipe.point("bpe", size=500), corpus).backend, TERMS, 64)
+
+
+def test_one_word_is_cut_by_what_its_sentence_is_about(by_type: typed.Typed) -> None:
+    metals, verbs = by_type.types["metals"].ids, by_type.types["verbs"].ids
+    poison = by_type.encode("Mixing lead with mercury, cadmium and chromium.")
+    walk = by_type.encode("They lead, guide and follow.")
+    assert metals[b" lead"] in poison and verbs[b" lead"] not in poison
+    assert verbs[b" lead"] in walk and metals[b" lead"] not in walk
+    both = "cadmium and chromium with lead. They guide, follow and lead."
+    assert {metals[b" lead"], verbs[b" lead"]} <= set(by_type.encode(both)), "each sentence for itself"
+
+
+def test_terms_take_fewer_tokens_and_other_text_the_same(by_type: typed.Typed) -> None:
+    assert len(by_type.encode(" cadmium chloride")) < len(by_type.base.encode(" cadmium chloride").ids)
+    plain = "nothing of that kind is here, 123\n"
+    assert by_type.encode(plain) == by_type.base.encode(plain).ids
+    token = by_type.types["metals"].ids[b" cadmium"]
+    assert b"".join(by_type.tokens[i] for i in by_type.parts(token)) == b" cadmium" and by_type.parts(token) != [token]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=40)
+    | st.text(max_size=30).map(str.encode)
+    | st.lists(st.sampled_from([*TERMS["metals"], *TERMS["verbs"], " ", ".", "x", "́"])).map("".join).map(str.encode)
+)
+def test_types_lose_no_byte(by_type: typed.Typed, data: bytes) -> None:
+    v = by_type.vocabulary()
+    assert v.decode(v.encode_bytes(data)) == data
+
+
+def test_types_say_why_they_are_no_tokenizer_json(by_type: typed.Typed, tmp_path: Path) -> None:
+    by_type.save(tmp_path / "t.json")
+    again = typed.load(tmp_path / "t.json")
+    assert again.encode("lead and cadmium") == by_type.encode("lead and cadmium")
+    assert "sentence" in json.loads((tmp_path / "t.json").read_text())["no_tokenizer_json"]
+    (tmp_path / "t.json").write_text("[]")
+    with pytest.raises(CorruptFile):
+        typed.load(tmp_path / "t.json")
+    with pytest.raises(BadRequest, match="has no term"):
+        typed.Typed(by_type.base, {"none": [" "]})
+
+
+# ---------------------------------------------------------------- the trial
+
+
+def test_the_trial_trains_every_way_on_what_it_does_not_measure_on(
+    fewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ["evlerde ve okullarda kitaplar", "ağaçlar ve evler", "kitaplarda okullar"]
+    chapters = [{"verses": [{"translation": f"{said[i % 3]} {i}"} for i in range(40)]}]
+    with tarfile.open(tmp_path / "quran-json-3.1.2.tgz", "w:gz") as archive:
+        data = json.dumps(chapters).encode()
+        member = tarfile.TarInfo("package/dist/quran_tr.json")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    monkeypatch.setenv("FEWER_DATA", str(tmp_path))
+    monkeypatch.setattr(trial, "_binary", lambda *_: {})
+    train, held_out = trial.verses("tr")
+    assert len(train.splitlines()) == 36 and held_out.splitlines()[1] == f"{said[10 % 3]} 10"
+    r = trial.trial(["tr"], 400, lambda _: None, lexicon.Lexicon({"ev": frozenset(), "kitap": frozenset()}))
+    assert {x["way"] for x in r["rows"]} == {*trial.WAYS, *trial.GRAINS, "bpe, shortest", "turkish"}
+    assert all(x["exact"] and x["tokens"] > 0 for x in r["rows"])
+    assert all(x["tokens"] >= x["fewest"] for x in r["rows"] if x["way"] != "hybrid")
+    assert r["speed"]["train"] > 0 and tables.trial(r)[0].title == "Tokens of held-out verses"
+    for language, wrong in (("xx", BadRequest), ("en", CorruptFile)):
+        with pytest.raises(wrong):
+            trial.verses(language)
+    assert fewer("tokens", "trial", "--language", "xx").code == 2

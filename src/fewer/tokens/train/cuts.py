@@ -8,7 +8,7 @@
 Digits come in groups: "left" by 3 as GPT-4 counts, "right" by 3 from the right (see measure/numbers.py), or "single".
 The suffix lists are the common ones and the cut is by form alone: a stem that ends like a suffix is cut too. Turkish
 suffixes are written in their allomorphs and may stack (ev|ler|imiz|de); Korean ones are particles and endings of whole
-syllables. Korean endings melted into a syllable (간다) and phonological variants under one id are not done.
+syllables. Korean endings melted into a syllable (간다) are not done; Turkish variants under one id are in hybrid.py.
 Morphology-aware cutting after An Empirical Study of Tokenization Strategies for Various Korean NLP Tasks (2020), Impact of
 Tokenization on Language Models: An Analysis for Turkish (2023), Tokens with Meaning (2025).
 """
@@ -34,7 +34,6 @@ DIGITS: Mapping[str, str] = {
 def _harmony(*forms: str) -> list[str]:
     """Allomorphs: A = a/e, I = ı/i/u/ü, D = d/t, C = c/ç."""
     spread = {"A": "ae", "I": "ıiuü", "D": "dt", "C": "cç"}
-    out = [""]
     found: list[str] = []
     for form in forms:
         out = [""]
@@ -44,11 +43,12 @@ def _harmony(*forms: str) -> list[str]:
     return sorted(set(found), key=lambda s: (-len(s), s))
 
 
-TURKISH = _harmony(
+TURKISH_FORMS = (
     "lAr", "Im", "Imız", "ImIz", "InIz", "lArI", "sI", "yI", "nI", "yA", "nA", "DA", "DAn", "nDA", "nDAn", "nIn", "yIn", "yle",
     "ylA", "lA", "ki", "lIk", "lI", "sIz", "CI", "CA", "mAk", "mA", "Iyor", "yor", "DI", "mIş", "yAcAk", "AcAk", "Ar", "Ir", "DIr",
     "sA", "ysA", "yDI", "ymIş", "In", "Il", "Iş", "mAz", "yAn", "An", "DIk", "DIğ", "lAş", "lAn", "yIp", "Ip",
 )  # fmt: skip
+TURKISH = _harmony(*TURKISH_FORMS)
 KOREAN = sorted(
     [
         "은",

@@ -7,6 +7,7 @@
 
 Supertokens (Achieving Tokenizer Flexibility ... and Supertoken Learning, 2025): text is cut at random lengths before it
 is counted, so that a pair may stand across words; encoding then cuts at line ends alone.
+Ways that no tokenizer.json can hold are beside this: hybrid.py (shared ids of variants), typed.py (cuts by context).
 Axes combine freely except where one has no meaning for another; then the error says which.
 """
 

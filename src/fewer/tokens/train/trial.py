@@ -1,8 +1,9 @@
 """Every way of training at one vocabulary size, on one text in ten languages: what it makes of verses it has not seen.
 
 Text: npm quran-json@3.1.2, 6,236 verses aligned over ten languages; every tenth is held out. Turkish is also cut by its
-own morphemes and judged by a lexicon (measure/lexicon.py). Executables: the native libraries of the running Python's
-packages, the last one by name held out, and the same packed by gzip, in which there is nothing to find.
+own morphemes, at other grains (granularity.py, hybrid.py) and judged by a lexicon (measure/lexicon.py).
+Executables: the native libraries of the running Python's packages, the last one by name held out, and the same packed by
+gzip, in which there is nothing to find.
 Small corpora (under 2 MB a language): differences between ways are meant, not figures for large vocabularies.
 """
 
@@ -16,21 +17,27 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer, pre_tokenizers, trainers
+from tokenizers.models import BPE
 
 from fewer.errors import BadRequest, CorruptFile
 from fewer.tokens import packages
 from fewer.tokens.load import open_vocabulary
 from fewer.tokens.measure import counts, lexicon
 from fewer.tokens.measure.shortest import Shortest
-from fewer.tokens.train import export, recipe
+from fewer.tokens.train import cuts, export, granularity, hybrid, recipe
 from fewer.tokens.train.corpus import Corpus
 from fewer.tokens.vocabulary import Vocabulary
 
 VERSES = "quran-json@3.1.2"
 LANGUAGES = ("en", "es", "fr", "sv", "id", "tr", "ru", "ur", "bn", "zh")
 WAYS = ("bpe", "boundless", "supertokens", "pathpiece", "unigram", "kl3m-chars")
+GRAINS = ("characters", "words", "hybrid")
+ROUNDS = 2
 LIBRARIES = 7  # spread over all there are
 Say = Callable[[str], None]
 
@@ -47,16 +54,21 @@ def trial(languages: Sequence[str], size: int, say: Say, words: lexicon.Lexicon 
             ways.append(("bpe, shortest", replace(recipe.point("bpe", size=size), segment="shortest")))
             if language == "tr":
                 ways.append(("turkish", recipe.point("turkish", size=size)))
-            for name, wanted in ways:
+            made = {name: partial(_trained, wanted, [file], Path(work)) for name, wanted in ways}
+            if language == "tr":
+                made |= {name: partial(_grain, name, file, size, Path(work)) for name in GRAINS}
+            for name, make in made.items():
                 say(f"{language}: {name}")
-                v, seconds = _trained(wanted, [file], Path(work))
+                v, seconds = make()
                 rows.append(
                     {"language": language, "way": name, "train_seconds": round(seconds, 2)} | _judged(v, held_out)
                 )
                 if language == "tr" and words is not None:
                     rows[-1]["turkish"] = lexicon.linguistic(v, held_out.splitlines(), words)
+        say("speed")
+        speed = _speed([Path(work, f"{language}.txt") for language in languages], size, Path(work))
         binary = _binary(size, Path(work), say)
-    return {"size": size, "text": f"npm:{VERSES}", "rows": rows, "binary": binary}
+    return {"size": size, "text": f"npm:{VERSES}", "rows": rows, "binary": binary, "speed": speed}
 
 
 def verses(language: str) -> tuple[str, str]:
@@ -85,6 +97,28 @@ def _judged(v: Vocabulary, text: str) -> dict[str, Any]:
     }
 
 
+def _speed(files: Sequence[Path], size: int, work: Path) -> dict[str, float]:
+    """BPE here and by `tokenizers` alone on the same files, in turn, the best of ROUNDS: seconds to train, MB/s to encode."""
+    ours, theirs, fast, plain = [], [], 0.0, 0.0
+    texts = [block for file in files for block in file.read_text(encoding="utf-8").splitlines()]
+    mb = sum(len(t.encode()) for t in texts) / 1e6
+    for _ in range(ROUNDS):
+        v, seconds = _trained(recipe.point("bpe", size=size), files, work)
+        ours.append(seconds)
+        library = export.byte_level(Tokenizer(BPE()), cuts.pattern("words"))
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+        start = time.perf_counter()
+        library.train([str(file) for file in files], trainer)
+        theirs.append(time.perf_counter() - start)
+        fast = max(fast, counts.speed(v, texts, 1) / 1e6)
+        start = time.perf_counter()
+        for text in texts:
+            library.encode(text)
+        plain = max(plain, mb / (time.perf_counter() - start))
+    return {"mb": mb, "train": min(ours), "library_train": min(theirs), "encode": fast, "library_encode": plain}
+
+
 def _binary(size: int, work: Path, say: Say) -> dict[str, Any]:
     say("executables")
     roots = [Path(p) for p in sys.path if p.endswith("site-packages")]
@@ -108,6 +142,17 @@ def _binary(size: int, work: Path, say: Say) -> dict[str, Any]:
             }
         )
     return out
+
+
+def _grain(name: str, file: Path, size: int, work: Path) -> tuple[Vocabulary, float]:
+    """A tokenizer of GRAINS and the seconds it took."""
+    corpus, start = Corpus([file]), time.perf_counter()
+    if name == "hybrid":
+        made = hybrid.train_hybrid(corpus, size)
+        return made.vocabulary(), time.perf_counter() - start
+    backend = getattr(granularity, name)(corpus, size)
+    seconds = time.perf_counter() - start
+    return open_vocabulary(str(export.save(backend, work / f"{name}.json", {}))), seconds
 
 
 def _trained(wanted: recipe.Recipe, files: Sequence[Path], work: Path) -> tuple[Vocabulary, float]:

@@ -1,0 +1,98 @@
+"""`fewer tokens glitch` and `fewer tokens adversarial`: what a model knows about its own tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewer.cli import options as o
+from fewer.cli.bench import Html, _telling
+from fewer.report import check_target
+
+Keep = Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")]
+
+
+def glitch(
+    model: Annotated[str, typer.Argument(help="As --model elsewhere.")] = o.DEFAULT_MODEL,
+    *,
+    count: Annotated[
+        int | None, typer.Option("--count", help="Tokens asked for. Default: 2% of the vocabulary, at most 1000.")
+    ] = None,
+    unused: Annotated[
+        list[int], typer.Option("--unused", default_factory=list, help="Id of a token known to be unused; repeatable.")
+    ],
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the tokens drawn for comparison.")] = 0,
+    threads: o.Threads = None,
+    keep: Keep = None,
+    as_json: o.Json = False,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Tokens the model hardly saw in training: ranked by its weights, verified by asking for them."""
+    for file in filter(None, (html, keep)):
+        check_target(file)
+    import fewer
+    from fewer.bench.record import save
+    from fewer.cli.tokens import _deliver, _head
+    from fewer.errors import BadRequest
+    from fewer.models.resolve import resolve
+    from fewer.models.source import open_source
+    from fewer.tokens.probe import glitch as probe
+    from fewer.tokens.probe import tables
+
+    if count is not None and count < 0:
+        raise BadRequest(f"--count {count}: ask for 0 tokens or more")
+    with _telling() as say:
+        say("loading the model")
+        path = resolve(model)
+        engine = fewer.open(path, threads=threads)
+        result = _head("tokens glitch") | {"model": path.name, "seed": seed}
+        result |= probe.find(engine, open_source(path), say, count, unused, seed)
+    if keep is not None:
+        save(keep, result)
+    _deliver(result, tables.glitch(result), as_json, html)
+
+
+def adversarial(
+    vocabulary: Annotated[str, typer.Argument(help="A tokenizer, as for compare.")] = o.DEFAULT_MODEL,
+    *,
+    ask: Annotated[str | None, typer.Option("--ask", help="A model to put the strings to, with any tokenizer.")] = None,
+    count: Annotated[int, typer.Option("--count", help="Traps, and as many controls.")] = 200,
+    words: Annotated[
+        Path | None, typer.Option("--words", help="Words to pair, one a line. Default: common ones of English.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the pairs.")] = 0,
+    threads: o.Threads = None,
+    keep: Keep = None,
+    as_json: o.Json = False,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Strings this vocabulary cuts across a word border; with --ask, what that costs a model."""
+    for file in filter(None, (html, keep)):
+        check_target(file)
+    from fewer.bench.record import save
+    from fewer.cli.tokens import _deliver, _head, _open
+    from fewer.cli.tokens_train import _lines
+    from fewer.errors import BadRequest
+    from fewer.tokens.probe import adversarial as probe
+    from fewer.tokens.probe import tables
+
+    if count < 1:
+        raise BadRequest(f"--count {count}: ask for at least one string")
+    with _telling() as say:
+        (v,) = _open([vocabulary], say)
+        traps, controls = probe.build(v, count, seed, _lines(words) if words is not None else None)
+        result = _head("tokens adversarial") | {"vocabulary": v.name, "seed": seed}
+        if ask is not None:
+            import fewer
+
+            say(f"loading {ask}")
+            engine = fewer.open(ask, threads=threads)
+            result |= {"model": ask, "asked": probe.ask(engine, traps, controls, say)}
+        result |= {"traps": probe.as_rows(traps), "controls": probe.as_rows(controls)}
+    if keep is not None:
+        save(keep, result)
+    _deliver(result, tables.adversarial(result), as_json, html)
