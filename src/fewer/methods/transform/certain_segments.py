@@ -50,6 +50,7 @@ class CertainSegments(Transform):
             m = len(body)
             want = np.arange(m - min(self.span, n - first), m)
             out = yield Forward(chain(body, 0), want, stage="transform")
+            assert out.logits is not None
             doubt.append(entropy(out.logits))
             yield Commit(np.zeros(0, dtype=np.int64))
         yield Rewind(0)
