@@ -196,6 +196,7 @@ class GroupRead:
             o[at], mass = attend(q[at], old, own, None, pos[at], layer, spec, self.native, asked)
             self.entries_read += b * sum(map(len, idx)) + b * (b + 1) // 2 * spec.n_kv_heads
             for h, p in enumerate(mass):
+                assert probes is not None and asked is not None
                 fresh = torch.arange(b) + int(lens[h]) - m + first
                 assert probes is not None and asked is not None
                 slots = torch.from_numpy(np.searchsorted(probes, asked + first))

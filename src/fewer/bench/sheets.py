@@ -253,6 +253,18 @@ def endless(r: dict[str, Any]) -> list[Sheet]:
     return [Sheet("A needle beyond the context", note, columns, [[x[n] for n in names] for x in r["results"]], names=3)]
 
 
+def heads(r: dict[str, Any]) -> list[Sheet]:
+    from fewer.inspect.tables import heads
+
+    return heads(r)
+
+
+def trace(r: dict[str, Any]) -> list[Sheet]:
+    from fewer.inspect.tables import trace
+
+    return trace(r)
+
+
 def reach(r: dict[str, Any]) -> list[Sheet]:
     bands = len(next(iter(r["perplexity"].values())))
     note = f"{r['model']}, trained on {r['context']:,} positions; one text, perplexity of the positions up to each heading."
@@ -261,5 +273,5 @@ def reach(r: dict[str, Any]) -> list[Sheet]:
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
-    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long, reach, endless)
+    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long, reach, endless, heads, trace)
 }

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import fewer
-from fewer.cli import bench, chat, demo, doctor, methods, models, run, tokens, train, verify
+from fewer.cli import bench, chat, demo, doctor, inspect, methods, models, run, tokens, train, verify
 from fewer.errors import FewerError
 
 REPORT = "This is a bug in fewer: run it again with --debug and please report what it prints."
@@ -48,6 +48,8 @@ app.command("chat")(chat.chat)
 app.command("demo")(demo.demo)
 app.command("methods")(methods.methods)
 app.command("verify")(verify.verify)
+app.command("trace")(inspect.trace)
+app.add_typer(inspect.app, name="inspect")
 app.add_typer(bench.app, name="bench")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")

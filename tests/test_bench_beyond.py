@@ -1,0 +1,70 @@
+"""`fewer bench reach` and `endless`, `fewer train patterns`, and opening with --rope: on a tiny model, from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+import fewer as package
+from tests.cli_tiny import fewer_command, tiny_model  # noqa: F401  (fixtures)
+
+
+def test_reach_is_the_perplexity_of_bands(fewer, tiny, tmp_path):
+    flags = ["--tokens", "96", "--band", "32", "--way", "linear:factor=2", "--way", "ntk:factor=1", "--json"]
+    said = fewer("bench", "reach", "-m", tiny, *flags, "--keep", str(tmp_path))
+    assert said.code == 0
+    found = json.loads(said.out)
+    assert list(found["perplexity"]) == ["as it is", "linear:factor=2", "ntk:factor=1"]
+    plain, linear, same = found["perplexity"].values()
+    assert len(plain) == 3 and plain == same != linear
+    (kept,) = tmp_path.glob("reach-*.json")
+    assert json.loads(kept.read_text())["perplexity"] == found["perplexity"]
+
+
+def test_a_band_is_what_score_says(tiny):
+    from fewer.bench.reach import _text, measure
+
+    eng = package.open(tiny)
+    lps = eng.score(_text(eng.tokenizer, 64, 5)).logprobs
+    found = measure(tiny, [], tokens=64, band=32, seed=5)["perplexity"]["as it is"]
+    assert found == [
+        pytest.approx(math.exp(-sum(lps[:32]) / 32), abs=1e-3),
+        pytest.approx(math.exp(-sum(lps[32:]) / 31), abs=1e-3),
+    ]
+
+
+def test_endless_asks_beyond_the_context(fewer, tiny, tmp_path):
+    keep = tmp_path / "e.json"
+    flags = ["--plan", "infiniretri:budget=200,piece=400", "--length", "2600", "--items", "1", "--keep", str(keep)]
+    said = fewer("bench", "endless", "-m", tiny, *flags)
+    assert said.code == 0 and "A needle beyond the context" in said.out
+    (row,) = json.loads(keep.read_text())["results"]
+    assert row["tokens"] > 2048 and row["kept_tokens"] <= 200
+    said = fewer("bench", "endless", "-m", tiny, "--plan", "snapkv")
+    assert said.code == 2 and "snapkv does not make a longer text fit" in said.err
+
+
+def test_patterns_are_found_and_used(fewer, tiny, tmp_path):
+    file = tmp_path / "p.json"
+    said = fewer("train", "patterns", "-m", tiny, "-o", str(file), "--tokens", "1100", "--documents", "1", "--json")
+    assert said.code == 0
+    found, table = json.loads(said.out), json.loads(file.read_text())["patterns"]
+    assert sum(found["heads"].values()) == sum(len(layer) for layer in table) == 2
+    assert found["error_of_the_choice"] <= 1.5 * min(found["error_of_one_pattern_for_all"].values())
+    text = tmp_path / "t.txt"
+    text.write_text("all is said and done. " * 60)
+    said = fewer("run", "What?", "-f", str(text), "-m", tiny, "-n", "2", "--use", f"minference:budget=200,file={file}")
+    assert said.code == 0
+
+
+def test_rope_makes_room(fewer, tiny, tmp_path):
+    text = tmp_path / "t.txt"
+    text.write_text("all is said and done. " * 120)
+    asked = ["run", "What?", "-f", str(text), "-m", tiny, "-n", "2"]
+    said = fewer(*asked)
+    assert said.code == 2 and "--rope" in said.err and "infiniretri" in said.err
+    assert fewer(*asked, "--rope", "yarn:factor=2", "--scores", "ssmax").code == 0
+    said = fewer(*asked, "--rope", "bent")
+    assert said.code == 2 and "linear, ntk, yarn, power, truncated, random" in said.err
