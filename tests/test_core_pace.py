@@ -204,6 +204,14 @@ def test_what_is_dear_to_keep_informed_is_given_up():
     assert dear.p.retired and not cheap.p.retired and "not asked any more" in dear.p._ledger.notes[-1]
 
 
+@pytest.mark.parametrize("upkeep", [0.02, 0.06, 0.2])
+def test_what_is_very_dear_to_keep_informed_is_given_up_soon(upkeep):
+    """A drafter that is never right: what telling it costs is part of the loss that is bounded."""
+    play = Play(upkeep=upkeep)
+    assert play.run(600, lambda i: 0) > 0.97
+    assert play.p.retired or upkeep < DEAR
+
+
 def test_what_works_beside_a_forward_pays_for_what_it_slows():
     """Nothing it drafts is right, and forwards beside which it works take half as long again: it rests."""
     p = pace()

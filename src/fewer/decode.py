@@ -151,6 +151,9 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree, beside: Work 
     taps = frozenset[str]().union(*(m.taps for m in (propose, accept) if m is not None))
     stage = "decode" if told.decoding else "prefill"
     out = yield Forward(rows, want, greedy=greedy, taps=taps, stage=stage, beside=beside)
+    if told_logits and every is None and accept is None and req.sampler.plain_greedy:
+        assert out.logits is not None
+        out.tokens = out.logits.argmax(-1).cpu().numpy()
     verdict = Verdict(req, out, 0 if every is None else n - 1, n - 1, len(tree))
     started = len(told.generated)
     if accept is None:

@@ -14,7 +14,9 @@ best, the drafter rests for a number of tokens that doubles every time; then one
 until RETRY is lost or it pays again. If the whole request has lost more than a forward and BOUND of its tokens, the rest
 lasts until that is made good. So what is lost is a forward or two, not a share of the time. A drafter that goes on failing
 and is dear to keep informed is not asked again. Its first draft is not charged for drafting: reading the prompt is the
-price of having it. What a drafter does beside a forward is charged with what that forward takes longer.
+price of having it. What a drafter does beside a forward is charged with what that forward takes longer. What it takes to
+keep it informed is charged to the request; where that alone is more than BOUND a rest makes nothing good, so a drafter
+that has lost more than ALLOWED and BOUND is given up.
 
 **Nothing of this may touch the text.** The engine's own acceptance draws one token from the model at each place,
 whatever was drafted, so there everything goes. An Accept method may let the text depend on the draft: then no clock and
@@ -40,6 +42,7 @@ SHARE = 0.1  # of what was gained that may be lost besides
 BOUND = 0.01  # of all tokens: net loss of the whole request, in forwards, beyond which it rests as long as it takes
 REST, LONGEST = 8, 512  # tokens of the first rest, and of any
 DEAR = 0.01  # upkeep, in forwards a token, that a drafter which fails again and again may cost
+ALLOWED = 2.0  # forwards that a drafter which is dear to inform may lose
 DEEPEST = 32  # levels considered for drafters whose drafting costs
 MEMORY = 0.97  # of the rate, a forward
 RARE = 0.01  # a node that stands less often is worth no row
@@ -63,7 +66,7 @@ class Pace:
         self._drafted = 0, 0  # its nodes and levels
         self._a_draft, self._a_level = 0.0, 0.0  # what drafting one level costs, and what any other adds
         self._width = 1.0  # nodes a level
-        self._upkeep = 0.0
+        self._upkeep = self._informing = 0.0  # in forwards a token; in forwards since the last one
         self.retired = False
 
     # ------------------------------------------------------------------ before and after a draft
@@ -136,6 +139,12 @@ class Pace:
         """The forward over `tree` is done and the text goes on with `new`, one token more than what stands."""
         stood, rows = len(new) - 1, len(tree)
         self._emitted += len(new)
+        if self._set_up:
+            self._upkeep += 0.1 * (self._informing / len(new) - self._upkeep)
+            self._total -= self._informing
+            if self._upkeep > DEAR and self._total + ALLOWED < -BOUND * self._emitted:
+                self._give_up()
+        self._informing = 0.0
         if self._timed:
             self._others, self._groups = out.rows - 1 - rows, out.groups
             if self._ahead:  # the drafter's share of the time is what the forward took beyond its price
@@ -162,8 +171,8 @@ class Pace:
 
     def kept_informed(self, seconds: float) -> None:
         """What it took to tell the drafter about the last tokens."""
-        if self._timed and self._set_up:
-            self._upkeep += 0.1 * (seconds / self.costs.seconds - self._upkeep)
+        if self._timed and self.costs.known:
+            self._informing += seconds / self.costs.seconds
 
     # ------------------------------------------------------------------ inside
     @property
@@ -202,8 +211,13 @@ class Pace:
             )
         self._ledger.guard_rests += 1
         if self._pause > 8 * REST and self._upkeep > DEAR:
-            self.retired = True
-            self._ledger.notes.append(f"guard: {self._name} failed again and again and is not asked any more")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self.retired:
+            return
+        self.retired = True
+        self._ledger.notes.append(f"guard: {self._name} failed again and again and is not asked any more")
 
 
 def _soft(tree: Tree) -> tuple[dict[int, int], list[int]]:

@@ -25,7 +25,7 @@ from typing import Any
 from fewer.bench import kinds as k
 from fewer.bench.drive import Peer, launch
 from fewer.bench.record import head, save
-from fewer.bench.speculation_figures import OWN, PEERS, PLAIN, Answers, beside, figures, joined, mean
+from fewer.bench.speculation_figures import OWN, PEERS, PLAIN, Answers, beside, figures, joined, mean, rate
 from fewer.bench.speculators import modes, plan
 from fewer.bench.speed import NEEDS, Say
 from fewer.bench.tasks import Item
@@ -78,7 +78,7 @@ def measure(model: str = "smollm2-135m", ways: Ways | None = None, say: Say = la
     plans = list(w.plans) if w.plans is not None else drafters(draft is not None, failed)
     for p in plans:
         checked(plan(p))
-    prompts = {kind: encode(path, kind, w.items, w.tokens, w.seed) for kind in chosen}
+    prompts = {kind: encode(path, kind, w.items + 1, w.tokens, w.seed) for kind in chosen}
     contest = Contest(w, path, draft, plans, failed, say)
     try:
         contest.open()
@@ -183,20 +183,27 @@ class Contest:
             peer.close()
 
     def run(self, kind: str, prompts: list[tuple[list[int], int]]) -> dict[str, Answers]:
-        """engine -> mode -> an answer an item and round. The first item is run once more beforehand, to warm up."""
+        """engine -> mode -> an answer an item and round. The last prompt warms up and does not count.
+
+        Before each of fewer's modes it decodes the same item plainly, so that a ratio comes from the same seconds. What
+        methods remember is forgotten when a round begins: nobody may know an item's answer."""
         out: dict[str, Answers] = {}
-        order = [(0, -1), *((i, r) for r in range(self.w.rounds) for i in range(len(prompts)))]
+        last = len(prompts) - 1
+        order = [(last, -1), *((i, r) for r in range(self.w.rounds) for i in range(last))]
         for step, (i, r) in enumerate(order):
             ids, new = prompts[i]
-            at = step % max(1, len(self.turns))
+            at, forget = step % max(1, len(self.turns)), i == 0 or r < 0
             for name, mode in self.turns[at:] + self.turns[:at]:
                 label = f"{name} {mode or 'plain'}"
                 if name in self.failed or label in self.failed:
                     continue
                 self.say(f"{kind} {step}/{len(order) - 1}: {label}")
-                answer = self._ask(name, mode, label, ids, new)
+                plain = self._ask(name, PLAIN, f"{name} plain", ids, new) if name == OWN and mode else None
+                answer = self._ask(name, mode, label, ids, new, **({"forget": forget} if name == OWN else {}))
+                forget = forget and name != OWN
                 if answer is not None and r >= 0:
-                    out.setdefault(name, {}).setdefault(mode, []).append({**answer, "item": (i, r)})
+                    own = {} if plain is None else {"plain": rate(plain)}
+                    out.setdefault(name, {}).setdefault(mode, []).append({**answer, **own, "item": (i, r)})
         return out
 
     def same(self, plans: list[str]) -> dict[str, dict[str, int]]:
@@ -222,10 +229,10 @@ class Contest:
             }
         return out
 
-    def _ask(self, name: str, mode: str, label: str, ids: list[int], new: int) -> dict[str, Any] | None:
+    def _ask(self, name: str, mode: str, label: str, ids: list[int], new: int, **more: Any) -> dict[str, Any] | None:
         (peer,) = (p for p in self.peers if p.name == name)
         try:
-            answer = peer.ask([ids], new, mode=mode)
+            answer = peer.ask([ids], new, mode=mode, **more)
         except RuntimeError as e:
             self.failed[name] = f"{mode or 'plain'}: {e}"
             return None

@@ -14,14 +14,15 @@ Answers = dict[str, list[dict[str, Any]]]  # mode -> an answer an item and round
 
 
 def figures(by_mode: Answers) -> dict[str, dict[str, Any]]:
-    """mode -> its figures on one kind. Each answer says its "item"."""
+    """mode -> its figures on one kind. Each answer says its "item", and may say how fast "plain" decoding of it just was."""
     plain = {a["item"]: rate(a) for a in by_mode.get(PLAIN, ())}
     return {mode: _figure(answers, plain) for mode, answers in by_mode.items()}
 
 
 def _figure(answers: list[dict[str, Any]], plain: dict[Any, float | None]) -> dict[str, Any]:
     rates = [(a["item"], r) for a in answers if (r := rate(a))]
-    ratios = [r / p for item, r in rates if (p := plain.get(item))]
+    beside = {a["item"]: a["plain"] for a in answers if a.get("plain")}
+    ratios = [r / p for item, r in rates if (p := beside.get(item) or plain.get(item))]
     drafts = sum(a.get("drafts", 0) for a in answers)
     tokens = sum(len(a["ids"][0]) for a in answers)
     out: dict[str, Any] = {

@@ -8,7 +8,8 @@
 Everything is greedy and ends where the model ends it. prefill is the time to the first token, decode the rest, both the
 engine's own clock where it has one. A job of several prompts is one batch, and only its texts count.
 
-fewer         mode = a plan, methods joined by " + ", "" = plain; "guard": false drafts always. Also: its ledger's account
+fewer         mode = a plan, methods joined by " + ", "" = plain; "guard": false drafts always; "forget": true empties what
+              methods remember of earlier jobs. Also: its ledger's account
 llama.cpp     plain; ngram-simple, ngram-map-k, ngram-mod, ngram-cache, and draft with a second model, as shipped
 transformers  plain; lookup (prompt_lookup_num_tokens = 10) and draft (assistant_model); float32
 """
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fewer.bench.peers import serve
+from fewer.types import Memory
 
 Answer = dict[str, Any]
 Job = Callable[[list[list[int]], int, str, dict[str, Any]], Answer]
@@ -48,6 +50,8 @@ def fewer(path: str, threads: int, draft: str | None) -> tuple[Job, str]:
     eng = package.open(path, threads=threads, draft=draft, prefix_bytes=0)
 
     def job(prompts: list[list[int]], new: int, mode: str, more: dict[str, Any]) -> Answer:
+        if more.pop("forget", False):
+            eng.memory = Memory()
         start = time.perf_counter()
         outs = eng.generate(prompts, use=plan(mode), max_tokens=new, **more)
         total = time.perf_counter() - start
