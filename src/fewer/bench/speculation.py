@@ -1,7 +1,8 @@
 """`fewer bench speculation`: what drafting saves, kind by kind of work (kinds.py), beside plain decoding and other engines.
 
 Every engine runs in its own process; an item goes through all modes of all engines in turn, the order changing from item
-to item, so that both sides of a ratio come from the same minute. Reported, as medians over items and rounds:
+to item; fewer decodes it plainly before each of its modes, so both sides of a ratio come from the same seconds. Reported,
+as medians over items and rounds:
 
     speed-up            seconds a token of the same engine's plain decoding over those of the mode, for the same item
     tokens a forward    of the target model, the first token and prompt left out
