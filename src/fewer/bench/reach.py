@@ -14,10 +14,11 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import fewer
-from fewer.bench.record import head
+from fewer.bench.record import head, save
 from fewer.bench.tasks import prose
 from fewer.errors import BadRequest
 from fewer.models.tokenizer import Tokenizer
@@ -44,13 +45,18 @@ def measure(
     seed: int = 0,
     say: Say = lambda s: None,
     threads: int | None = None,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Perplexity a band for each way: a rope, "ssmax", or both joined by "+". Raises BadRequest and what opening raises."""
+    """Perplexity a band for each way: a rope, "ssmax", or both joined by "+". keep: file for the result, written after
+    every way. Raises BadRequest and what opening raises."""
     if band < 2 or tokens < band:
         raise BadRequest(f"tokens={tokens} must be at least one band, band={band} at least 2")
     chosen = [AS_IT_IS, *(WAYS if ways is None else ways)]
     ids: list[int] = []
+    given = "".join(f" --way {w}" for w in ways or ())
+    command = f"fewer bench reach -m {model} --tokens {tokens} --band {band} --seed {seed}{given}"
     found: dict[str, list[float]] = {}
+    out = {**head("reach", command, seed), "model": model, "band": band, "perplexity": found}
     for way in chosen:
         say(f"reading {tokens} tokens, {way}")
         parts = [] if way == AS_IT_IS else way.split("+")
@@ -67,15 +73,10 @@ def measure(
         found[way] = [
             round(math.exp(-statistics.fmean(lps[at : at + band])), 3) for at in range(0, len(lps) - band // 2, band)
         ]
-    given = "".join(f" --way {w}" for w in ways or ())
-    command = f"fewer bench reach -m {model} --tokens {tokens} --band {band} --seed {seed}{given}"
-    return {
-        **head("reach", command, seed),
-        "model": model,
-        "context": trained,
-        "band": band,
-        "perplexity": found,
-    }
+        out["context"] = trained
+        if keep is not None:
+            save(keep, out)
+    return out
 
 
 def _text(tokenizer: Tokenizer, tokens: int, seed: int) -> list[int]:

@@ -129,12 +129,10 @@ def reach(
     """Perplexity by position, inside and beyond the trained length, with other rotations and score scales."""
     _check(csv, html)
     from fewer.bench.reach import measure
-    from fewer.bench.record import save
 
+    keep = None if folder is None else folder / f"reach-{Path(model).stem}.json"
     with _telling() as say:
-        result = measure(model, ways or None, tokens, band, seed, say, threads)
-    if folder is not None:
-        save(folder / f"reach-{Path(model).stem}.json", result)
+        result = measure(model, ways or None, tokens, band, seed, say, threads, keep)
     _deliver(result, as_json, csv, html)
 
 

@@ -4,6 +4,7 @@
     score = mean of the `topk` largest w_j of a passage      a passage speaks through few tokens, the others are noise
     over `samples` random subsets of the passages: a passage's score is its mean over the subsets that hold it
 
+Passages stand in random order in a subset, as the place in a prompt has a weight of its own (the paper keeps their order).
 Passages that say the same share the attention between them; in a subset some stand alone and show. Costs one forward a
 subset, not one generation. Does not: prove causes (a passage may be looked at and ignored), split long passages.
 """
@@ -81,7 +82,7 @@ def trace(
         if samples:  # by turns, so that every passage is in about as many subsets
             while len(order) < size:
                 order += rng.sample(range(len(parts)), len(parts))
-            chosen, order = sorted(set(order[:size])), order[size:]
+            chosen, order = list(dict.fromkeys(order[:size])), order[size:]
         say(f"reading subset {n + 1} of {samples or 1}: {len(chosen)} of {len(parts)} passages")
         for i, score in zip(chosen, _scores(eng, [parts[i] for i in chosen], question, answer, topk)):
             sums[i] += score
