@@ -1,6 +1,5 @@
 """`fewer tokens`: the tokenizer lab. compare (on your texts), report (on the same text in many languages), encode, train;
-glitch and adversarial ask a model; transplant gives it another
-tokenizer, dynamic merges its prompts.
+glitch and adversarial ask a model; transplant gives it another tokenizer, dynamic merges its prompts.
 
 Results go to stdout, what is being done to stderr. Only commands that ask a model need torch.
 """
