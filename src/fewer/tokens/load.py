@@ -51,9 +51,9 @@ def _file(path: Path, name: str, pattern: str) -> Vocabulary:
     if lower.endswith(".tgz"):
         return _package(path, name)
     if ".model" in lower:
-        return _from_backend(tokenizer.wrap(sentencepiece_file.build(path)), name, "SentencePiece")
+        return from_tokenizer(tokenizer.wrap(sentencepiece_file.build(path)), name, "SentencePiece")
     if lower.endswith(".gguf"):
-        return _from_backend(tokenizer.from_gguf(_gguf_metadata(path)), name, "GGUF")
+        return from_tokenizer(tokenizer.from_gguf(_gguf_metadata(path)), name, "GGUF")
     if lower.endswith(".json"):
         return _json(path, name)
     raise ModelError(f"{path} holds no tokenizer fewer reads: {READS}")
@@ -82,7 +82,8 @@ def _gguf_metadata(path: Path) -> Mapping[str, Any]:
         return read_header(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[0]
 
 
-def _from_backend(model: tokenizer.Tokenizer, name: str, kind: str) -> Vocabulary:
+def from_tokenizer(model: tokenizer.Tokenizer, name: str, kind: str) -> Vocabulary:
+    """A model's tokenizer as the lab sees it; `kind`: what it was read from."""
     return Vocabulary(
         name=name,
         format=kind,
@@ -105,7 +106,7 @@ def _json(path: Path, name: str) -> Vocabulary:
         _check_merges(data, path)
     if _of_bytes(data):
         return _bytes(path, name)
-    return _from_backend(tokenizer.from_file(path), name, "tokenizer.json")
+    return from_tokenizer(tokenizer.from_file(path), name, "tokenizer.json")
 
 
 def _check_merges(data: dict[str, Any], path: Path) -> None:
