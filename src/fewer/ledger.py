@@ -52,6 +52,7 @@ class Ledger:
     kv_bytes_peak: int = 0
     kv_bytes_end: int = 0
     kv_entries_read: int = 0
+    kv_bytes_scanned: int = 0  # keys and summaries that a selection looked at to choose the entries it read
     models: dict[str, ModelLedger] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     timeline: list[tuple[int, int]] = field(default_factory=list)  # (tokens seen, KV bytes) after each step
@@ -75,7 +76,9 @@ class Ledger:
         return sum(m.layers_skipped for m in self.models.values())
 
     # ------------------------------------------------------------------ written by the engine
-    def forward(self, model: str, n_layers: int, rows: int, run: float, skipped: float, entries_read: int) -> None:
+    def forward(
+        self, model: str, n_layers: int, rows: int, run: float, skipped: float, entries_read: int, scanned: int = 0
+    ) -> None:
         """One forward in which this request had `rows` rows."""
         m = self.models.setdefault(model, ModelLedger(n_layers))
         m.forwards += 1
@@ -83,6 +86,7 @@ class Ledger:
         m.layers_run += run
         m.layers_skipped += skipped
         self.kv_entries_read += entries_read
+        self.kv_bytes_scanned += scanned
 
     def kv_peak(self, nbytes: int) -> None:
         """KV bytes held inside a step, before the cache is cut or packed."""

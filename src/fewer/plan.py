@@ -50,7 +50,7 @@ class Seams:
     def pure_prefix(self) -> bool:
         """Is the cache after a prompt just the prompt's plain cache, so that others may share it?"""
         own = self.strategy is not None and not self.strategy.plain_cache
-        sparse = self.select is not None and self.select.acts == "prompt"
+        sparse = self.select is not None and (self.select.acts == "prompt" or bool(self.select.needs))
         return not (self.retain or self.codec or self.route or self.transforms or own or sparse)
 
     @property

@@ -260,7 +260,13 @@ class Runner:
             out.rows, out.groups, out.seconds, out.lanes = total, len(batch), seconds, lanes
             led = one.req.ledger
             led.forward(
-                model, decoder.spec.n_layers, cost.rows, cost.layers_run, cost.layers_skipped, cost.entries_read
+                model,
+                decoder.spec.n_layers,
+                cost.rows,
+                cost.layers_run,
+                cost.layers_skipped,
+                cost.entries_read,
+                cost.bytes_scanned,
             )
             if model == "main":
                 led.computed_tokens += cost.rows

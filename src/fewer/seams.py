@@ -208,8 +208,11 @@ class Select(Method):
     seam: ClassVar[str] = "select"
     acts: ClassVar[str] = "text"  # "prompt": pick_blocks() is asked while the prompt is read, pick() never
 
-    def begin(self, m: int, told: Told, state: Any) -> None:
-        """A step with m rows starts at layer 0."""
+    def begin(self, rows: Rows, told: Told, state: Any) -> None:
+        """A step with these decoding rows starts at layer 0."""
+
+    def read(self, layer: int, q: torch.Tensor, k: torch.Tensor, told: Told, state: Any) -> None:
+        """With needs = {"queries"}: q (m, Hq, d) and k (m, H, d), rotated, of the prompt's rows, piece by piece."""
 
     def pick(
         self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Any
@@ -223,6 +226,13 @@ class Select(Method):
         """q (m, Hq, d) rotated, of the rows of one piece of the prompt; view: what is committed and these m rows behind it.
         None = read all."""
         raise NotImplementedError
+
+    def looks(self, layer: int, row: int, told: Told, state: Any) -> bool:
+        """Asked after pick() said None: does it want to know, by saw(), what the row gave each entry?"""
+        return False
+
+    def saw(self, layer: int, row: int, probs: list[torch.Tensor], view: View, told: Told, state: Any) -> None:
+        """probs[h] (g, n_h + 1): attention of a row that read all; the entries of `view` and, last, the row itself."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fewer.attend.one import attend
+from fewer.attend.tables import sequence_table
 from fewer.kv.segment import Meter, Segment, pack_heads, pack_stacked
 from fewer.kv.store import Sequence, Store
 from fewer.kv.view import View
@@ -52,12 +53,12 @@ class GroupRead:
     """One group's reading, for the length of a step."""
 
     def __init__(self, group: Group, store: Store, angles: Angles, native: bool, depth: int) -> None:
-        self.group, self.store, self.angles, self.native = group, store, angles, native
+        self.group, self.store, self.angles, self.native, self.depth = group, store, angles, native, depth
         self.seams, self.told = group.seams, group.told
         self.seq: Sequence = store.begin(group.seq, len(group.rows), depth)
         self.visible = ancestors(group.rows)
         self.pos = torch.from_numpy(group.rows.pos.astype(np.int32))
-        self.entries_read = 0
+        self.entries_read = self.bytes_scanned = 0
         self.probed: list[tuple[Watcher, np.ndarray]] = []
         for w in (self.seams.retain, self.seams.codec, group.watch):
             if w is not None and w.needs & {"attention", "queries"}:
@@ -72,9 +73,11 @@ class GroupRead:
         )
         if self.selecting or self.by_blocks:
             assert select is not None
-            select.begin(len(group.rows), self.told, self.told.of(select))
+            select.begin(group.rows, self.told, self.told.of(select))
         packed = self.seams.codec is not None
-        self.plain = not (self.probed or self.selecting or self.by_blocks or self.seams.place or packed)
+        self.reading = select is not None and bool(select.needs) and not self.told.decoding
+        piecewise = self.by_blocks or self.reading
+        self.plain = not (self.probed or self.selecting or piecewise or self.seams.place or packed)
 
     def attend(
         self, layer: int, rows: np.ndarray | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
@@ -84,6 +87,9 @@ class GroupRead:
         pos = self.pos if rows is None else self.pos[torch.from_numpy(rows)]
         store.stage(self.seq, layer, rows, pos, k, v)
         self._tell_queries(layer, rows, q, pos)
+        if self.reading:
+            assert self.seams.select is not None
+            self.seams.select.read(layer, q, k, self.told, self.told.of(self.seams.select))
         visible = self._visible(rows)
         committed = store.view(self.group.seq, layer).segments
         staged = store.in_flight(self.seq, layer)
@@ -204,6 +210,13 @@ class GroupRead:
         self._tell(layer, rows, probes, probs)
         return o
 
+    def _table(self, layer: int) -> np.ndarray | None:
+        """The native descriptors of a layer's committed segments, where attention reads the store as it lies."""
+        if not self.native or self.seams.codec is not None or self.seams.place:
+            return None
+        table, counts = sequence_table(self.store, self.seq, self.depth)
+        return table[layer, : counts[layer]]
+
     def _selected(
         self,
         layer: int,
@@ -217,7 +230,8 @@ class GroupRead:
         """Each row selects among what would be committed if it came alone: entries held and the rows it descends from."""
         select, spec, m = self.seams.select, self.store.spec, len(q)
         assert select is not None
-        held, fresh = View(committed, spec.n_kv_heads), View([staged], spec.n_kv_heads)
+        heads = spec.n_kv_heads
+        held, fresh = View(committed, heads, table=self._table(layer)), View([staged], heads)
         seen = torch.ones(m, m, dtype=torch.bool).tril() if visible is None else visible
         itself = torch.eye(m, dtype=torch.bool)
         probes, lens = self._probes(rows), held.lens()
@@ -227,18 +241,23 @@ class GroupRead:
         o = torch.empty_like(q)
         for i in range(m):
             before = seen[i, :i].nonzero().flatten()
-            view = (
-                held
-                if not len(before)
-                else View([*committed, fresh.pick([before] * spec.n_kv_heads, SCRATCH)], spec.n_kv_heads)
-            )
-            idx = select.pick(layer, i if rows is None else int(rows[i]), q[i], view, self.told, self.told.of(select))
+            view, row, local, state = held, slice(i, i + 1), i if rows is None else int(rows[i]), self.told.of(select)
+            if len(before):
+                view = View([*committed, fresh.pick([before] * heads, SCRATCH)], heads, in_flight=len(before))
+            view.scanned = 0
+            idx = select.pick(layer, local, q[i], view, self.told, state)
+            looks = idx is None and select.looks(layer, local, self.told, state)
             old = view.segments if idx is None else [view.pick(idx, SCRATCH)]
-            row = slice(i, i + 1)
-            asked = np.zeros(1, dtype=np.int64) if i in slot else None
+            asked = np.zeros(1, dtype=np.int64) if i in slot or looks else None
             o[row], mass = attend(q[row], old, staged, itself[row], pos[row], layer, spec, self.native, asked)
+            if looks:
+                own = [
+                    torch.cat([p[0, :, : n + len(before)], p[0, :, -m:][:, i : i + 1]], 1) for p, n in zip(mass, lens)
+                ]
+                select.saw(layer, local, own, view, self.told, state)
+            self.bytes_scanned += view.scanned
             self.entries_read += sum(int(s.len.sum()) for s in old) + spec.n_kv_heads
-            for h, p in enumerate(mass):
+            for h, p in enumerate(mass if i in slot else []):
                 n = int(lens[h])
                 read = torch.arange(n + len(before)) if idx is None else idx[h]
                 everything = torch.cat([torch.arange(n), n + before])

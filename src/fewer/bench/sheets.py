@@ -272,6 +272,15 @@ def reach(r: dict[str, Any]) -> list[Sheet]:
     return [Sheet("Perplexity by position", note, columns, [[way, *p] for way, p in r["perplexity"].items()])]
 
 
+def fill(r: dict[str, Any]) -> list[Sheet]:
+    keys = ("milliseconds", "times", "first_milliseconds", "entries_read", "bytes_scanned")
+    rows = [[name, *(x[k] for k in keys)] for name, x in r["results"].items()]
+    note = f"{r['model']}, {r['length']:,} entries a kv-head, random. x: how many times as fast as full attention."
+    columns = ["plan", "ms a step", "x plain", "ms the first", "entries read", "bytes scanned"]
+    return [Sheet("Decoding in a filled cache", note, columns, rows, drawn=1)]
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
-    f.__name__: f for f in (speed, methods, quality, healing, speculation, handover, long, reach, endless, heads, trace)
+    f.__name__: f
+    for f in (speed, methods, quality, healing, speculation, handover, long, reach, endless, fill, heads, trace)
 }

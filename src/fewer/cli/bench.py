@@ -87,6 +87,35 @@ def methods(
 
 
 @app.command()
+def fill(
+    *,
+    model: o.Model = "qwen2.5-coder-0.5b",
+    plans: Annotated[
+        list[str], typer.Option("--plan", default_factory=list, help="A selection with its knobs; repeatable.")
+    ],
+    length: Annotated[int, typer.Option("--length", help="Entries a kv-head.")] = 32000,
+    steps: Annotated[int, typer.Option("--steps", help="Tokens decoded; medians are reported.")] = 12,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the keys and values.")] = 0,
+    threads: o.Threads = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the result in this JSON file.")] = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """Decoding speed of selections at a long context, beside own full attention, in a cache filled at once."""
+    _check(csv, html, keep)
+    from fewer.bench.fill import measure
+    from fewer.bench.record import save
+
+    with _telling() as say:
+        result = measure(model, plans, length, steps, seed, say, threads)
+    if keep is not None:
+        save(keep, result)
+    _deliver(result, as_json, csv, html)
+
+
+@app.command()
 def quality(
     model: o.Model = o.DEFAULT_MODEL,
     weights: o.Weights = "auto",

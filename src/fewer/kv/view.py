@@ -5,22 +5,50 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fewer.kv.gather import gather
 from fewer.kv.segment import Meter, Segment, pack_heads, pack_stacked
 
 
 class View:
-    """A read-only window on the segments of (sequence, layer). Decodes packed entries on demand, once per view."""
+    """A read-only window on the segments of (sequence, layer). Decodes packed entries on demand, once per view.
 
-    def __init__(self, segments: list[Segment], n_heads: int) -> None:
-        self.segments, self.n_heads = segments, n_heads
+    in_flight: how many of the newest entries are rows of this step. scanned: bytes of keys and values looked at so far;
+    a method that reads summaries of its own adds them. table: the native descriptors of the segments, if at hand.
+    """
+
+    def __init__(
+        self, segments: list[Segment], n_heads: int, in_flight: int = 0, table: np.ndarray | None = None
+    ) -> None:
+        self.segments, self.n_heads, self.in_flight, self.scanned = segments, n_heads, in_flight, 0
+        self._table, self._cum = table, None if table is None else np.cumsum(table[:, 4 + n_heads :], axis=0)
         self._raw: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def lens(self) -> np.ndarray:
         """(H,) entries per kv-head."""
-        total = np.zeros(self.n_heads, dtype=np.int64)
-        for s in self.segments:
-            total += s.len
-        return total
+        ends = self._bounds()
+        return ends[-1].copy() if len(ends) else np.zeros(self.n_heads, dtype=np.int64)
+
+    def _bounds(self) -> np.ndarray:
+        """(segments, H): entries of each head up to the end of every segment."""
+        if self._cum is None:
+            lens = [s.len for s in self.segments]
+            self._cum = np.cumsum(lens, axis=0) if lens else np.zeros((0, self.n_heads), dtype=np.int64)
+        return self._cum
+
+    def part(self, h: int, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys (n, d) and positions (n,) of places first .. last - 1 of kv-head h; nothing else is touched."""
+        ends = self._bounds()[:, h]
+        keys, pos = [], []
+        for i in range(int(np.searchsorted(ends, first, "right")), len(ends)):
+            before = int(ends[i - 1]) if i else 0
+            if before >= last:  # behind it there may be the row of a tail without entries
+                break
+            s = self.segments[i]
+            at = slice(int(s.start[h]) + max(0, first - before), int(s.start[h]) + min(int(s.len[h]), last - before))
+            keys.append((s.raw() if s.packed is None else self._segments_raw()[i])[0][at])
+            pos.append(s.pos[at])
+        self.scanned += sum(k.nbytes for k in keys)
+        return torch.cat(keys), torch.cat(pos)
 
     def _segments_raw(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         if self._raw is None:
@@ -29,11 +57,21 @@ class View:
 
     def keys(self, h: int) -> torch.Tensor:
         """(n_h, d) keys of kv-head h as stored (rotated, unless the plan keeps them raw)."""
-        return torch.cat([k[s.head(h)] for s, (k, _) in zip(self.segments, self._segments_raw())])
+        out = torch.cat([k[s.head(h)] for s, (k, _) in zip(self.segments, self._segments_raw())])
+        self.scanned += out.nbytes
+        return out
+
+    def key_parts(self, h: int) -> list[torch.Tensor]:
+        """The same keys as they lie, one piece a segment."""
+        out = [k[s.head(h)] for s, (k, _) in zip(self.segments, self._segments_raw())]
+        self.scanned += sum(k.nbytes for k in out)
+        return out
 
     def values(self, h: int) -> torch.Tensor:
         """(n_h, d)"""
-        return torch.cat([v[s.head(h)] for s, (_, v) in zip(self.segments, self._segments_raw())])
+        out = torch.cat([v[s.head(h)] for s, (_, v) in zip(self.segments, self._segments_raw())])
+        self.scanned += out.nbytes
+        return out
 
     def positions(self, h: int) -> torch.Tensor:
         """(n_h,) int32 original positions."""
@@ -49,6 +87,8 @@ class View:
 
     def pick(self, idx: list[torch.Tensor], meter: Meter) -> Segment:
         """A fresh, exactly sized segment of the entries idx[h] (ascending places) of each kv-head, charged to `meter`."""
+        if (native := self._natively(idx, meter)) is not None:
+            return native
         alike = self.stacked() if all(i is idx[0] for i in idx) else None
         if alike is not None:
             k, v, pos = (t[:, idx[0]] for t in alike)
@@ -56,3 +96,12 @@ class View:
         heads = range(self.n_heads)
         ks, vs = [self.keys(h)[idx[h]] for h in heads], [self.values(h)[idx[h]] for h in heads]
         return pack_heads(meter, ks, vs, [self.positions(h)[idx[h]] for h in heads])
+
+    def _natively(self, idx: list[torch.Tensor], meter: Meter) -> Segment | None:
+        """pick() by the native gather, where it can read the segments as they lie; else None."""
+        if self._table is None:
+            if not all(s.packed is None and s.pos.is_cpu for s in self.segments):
+                return None
+            rows = [s.table_row() for s in self.segments]
+            self._table = np.array(rows, dtype=np.int64).reshape(len(rows), 4 + 2 * self.n_heads)
+        return gather(self.segments, self._table, idx, meter)

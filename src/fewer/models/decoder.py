@@ -33,6 +33,7 @@ class Spent:
     layers_run: float
     layers_skipped: float
     entries_read: int
+    bytes_scanned: int = 0  # of keys and summaries that a selection looked at before it read
 
 
 class Decoder:
@@ -84,7 +85,7 @@ class Decoder:
         for i, (g, r) in enumerate(zip(groups, attention.reads)):
             rows = len(g.rows)
             run = rows * (n_layers - step.start) if router is None else (router.attn_rows[i] + router.ffn_rows[i]) / 2
-            spent.append(Spent(rows, run, rows * self.spec.n_layers - run, r.entries_read))
+            spent.append(Spent(rows, run, rows * self.spec.n_layers - run, r.entries_read, r.bytes_scanned))
         return outs, spent
 
     def _layers(

@@ -23,10 +23,9 @@ import torch
 
 from fewer.kv.view import View
 from fewer.parts.depth import layers
+from fewer.parts.votes import Positions, favourites, places
 from fewer.seams import Select, budget_knob, knob, resolve_budget
-from fewer.types import Told
-
-Positions = list[torch.Tensor]  # per kv-head, ascending
+from fewer.types import Rows, Told
 
 
 @dataclass
@@ -58,44 +57,20 @@ class Persistent(Select):
             frozenset(i for i in choosing if i is not None),
         )
 
-    def begin(self, m: int, told: Told, state: Choice) -> None:
-        state.chosen = [None] * m
+    def begin(self, rows: Rows, told: Told, state: Choice) -> None:
+        state.chosen = [None] * len(rows)
 
     def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Choice) -> Positions | None:
-        if state.limit is None or layer not in state.taking_part:
-            return None
-        if layer in state.choosing:
-            state.chosen[row] = strongest(q, view, state.limit, self.heads == "shared")
-            return None
         chosen = state.chosen[row]
-        if chosen is None:
+        if state.limit is None or layer not in state.taking_part or layer in state.choosing or chosen is None:
             return None
         return [places(view.positions(h), chosen[h]) for h in range(view.n_heads)]
 
+    def looks(self, layer: int, row: int, told: Told, state: Choice) -> bool:
+        return state.limit is not None and layer in state.choosing
 
-def strongest(q: torch.Tensor, view: View, limit: int, shared: bool) -> Positions:
-    """q (Hq, d) -> per kv-head the positions of the `limit` entries that get most attention from its queries, or from all."""
-    held = [view.positions(h) for h in range(view.n_heads)]
-    mass = []
-    for h, group in enumerate(q.chunk(view.n_heads)):
-        z = group @ view.keys(h).to(q.dtype).T * q.shape[-1] ** -0.5
-        mass.append(torch.softmax(z, -1).sum(0))
-    if not shared:
-        return [p[top(m, limit)] for p, m in zip(held, mass)]
-    total = mass[0].new_zeros(1 + max((int(p[-1]) for p in held if len(p)), default=-1))
-    for p, m in zip(held, mass):
-        total.index_add_(0, p, m)
-    return [top(total, limit).to(held[0].dtype)] * view.n_heads
-
-
-def top(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Ascending places of the k highest scores."""
-    return scores.topk(min(k, len(scores))).indices.sort().values
-
-
-def places(held: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Where the positions `wanted` stand among those held (both ascending); those not held are left out."""
-    if not len(held):
-        return torch.zeros(0, dtype=torch.int64)
-    at = torch.searchsorted(held, wanted).clamp(max=len(held) - 1)
-    return at[held[at] == wanted]
+    def saw(self, layer: int, row: int, probs: list[torch.Tensor], view: View, told: Told, state: Choice) -> None:
+        assert state.limit is not None
+        held = [view.positions(h) for h in range(view.n_heads)]
+        before = [p[:, :-1] / p[:, :-1].sum(-1, keepdim=True) for p in probs]  # without the row itself
+        state.chosen[row] = favourites(held, before, state.limit, self.heads == "shared")

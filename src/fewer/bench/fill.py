@@ -1,0 +1,113 @@
+"""`fewer bench fill`: decoding speed at a long context, every plan beside own full attention, on a cache that is filled at once.
+
+Reading a prompt of 32k tokens takes minutes and says nothing about decoding. So the cache is filled with random keys and
+values, shared by all plans; each then decodes token after token, in turn with the others. Reported are the medians of a
+step, the entries it reads, and the bytes of keys and summaries scanned to choose them. The first steps, in which summaries
+are made, are reported apart.
+Does not: say anything about quality (keys are random, so what is chosen means nothing), measure the prompt.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import fewer
+from fewer.bench.record import head
+from fewer.errors import BadRequest
+from fewer.kv.segment import pack_stacked
+from fewer.kv.store import Store
+from fewer.models.decoder import Decoder
+from fewer.plan import PLAIN, Seams, plan
+from fewer.types import Group, Step, Told, chain
+
+WARM = 2  # first steps, not in the medians
+
+
+def measure(
+    model: str = "qwen2.5-coder-0.5b",
+    plans: Sequence[str] = (),
+    length: int = 32000,
+    steps: int = 12,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda s: None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """{"what": "fill", ..., "results": {plan: figures}}. Raises BadRequest, and what plans and models raise."""
+    seams = {"plain": PLAIN, **{p: plan([p]) for p in plans}}
+    if wrong := next((p for p, s in seams.items() if s.methods() and (s.select is None or s.select.needs)), None):
+        raise BadRequest(f"{wrong} cannot begin in a filled cache: only selections that need not see the prompt can")
+    say(f"loading {model}")
+    decoder = fewer.open(model, threads=threads).model
+    if steps < 1 or not 1 <= length <= decoder.spec.max_context - steps - WARM:
+        raise BadRequest(f"a context of {length} and {steps} + {WARM} steps must fit in {decoder.spec.max_context}")
+    store = decoder.new_store()
+    whole = filled(store, length, seed)
+    runs = {name: Decoding(decoder, store, store.fork(whole), s, length) for name, s in seams.items()}
+    for i in range(WARM + steps):
+        for name, run in runs.items():
+            say(f"step {i + 1}/{WARM + steps}: {name}")
+            run.step(5 + i)
+    given = " ".join(f"--plan '{p}'" for p in plans)
+    command = f"fewer bench fill -m {model} {given} --length {length} --steps {steps} --seed {seed}"
+    plain = statistics.median(runs["plain"].seconds[WARM:])
+    return {
+        **head("fill", command, seed),
+        "model": model,
+        "length": length,
+        "results": {name: run.figures(plain) for name, run in runs.items()},
+    }
+
+
+def filled(store: Store, length: int, seed: int) -> int:
+    """A sequence of `length` entries a kv-head of random keys and values."""
+    spec, seq = store.spec, store.new()
+    g, held = torch.Generator().manual_seed(seed), store.sequence(seq)
+    pos = torch.arange(length, dtype=torch.int32).expand(spec.n_kv_heads, -1)
+    shape = (spec.n_kv_heads, length, spec.head_dim)
+    for layer in range(spec.n_layers):
+        k, v = (torch.randn(shape, generator=g).to(store.dtype) for _ in range(2))
+        held.segments[layer] = [pack_stacked(store.meter, k, v, pos)]
+    held.next_pos = length
+    return seq
+
+
+class Decoding:
+    """One plan's sequence: a token a step."""
+
+    def __init__(self, decoder: Decoder, store: Store, seq: int, seams: Seams, length: int) -> None:
+        self.decoder, self.store, self.seq, self.seams = decoder, store, seq, seams
+        spec = decoder.spec
+        self.told = Told(length, n_layers=spec.n_layers, windows=spec.windows, seen=length, decoding=True)
+        if seams.select is not None:
+            self.told.start(seams.select)
+        self.seconds: list[float] = []
+        self.read: list[tuple[int, int]] = []
+
+    def step(self, token: int) -> None:
+        rows = chain([token], self.told.seen)
+        self.told.generated.append(token)
+        group = Group(self.seq, rows, self.seams, self.told, np.array([0]))
+        start = time.perf_counter()
+        _, (spent,) = self.decoder.forward(Step([group], greedy=True), self.store)
+        self.store.commit(self.seq, rows, np.array([0]))
+        self.seconds.append(time.perf_counter() - start)
+        self.told.seen += 1
+        self.read.append((spent.entries_read, spent.bytes_scanned))
+
+    def figures(self, plain: float) -> dict[str, float]:
+        """plain: seconds of full attention's step."""
+        step = statistics.median(self.seconds[WARM:])
+        entries, scanned = (statistics.fmean(x) for x in zip(*self.read[WARM:]))
+        return {
+            "milliseconds": round(step * 1e3, 3),
+            "times": round(plain / step, 3),
+            "first_milliseconds": round(self.seconds[0] * 1e3, 1),
+            "entries_read": round(entries, 1),
+            "bytes_scanned": round(scanned, 1),
+        }

@@ -1,0 +1,125 @@
+"""Blocks of neighbouring entries, the best read whole: Quest (Tang et al., 2024), InfLLM (Xiao et al., 2024).
+
+Entries are cut into blocks of `block`, each told by a summary, and a row reads the blocks that its queries rank highest:
+
+    bounds            u = sum_i max(q_i lo_i, q_i hi_i)   lo, hi: least and greatest coordinate of the block's keys; no key
+                      of the block scores more than u (Quest)
+    representatives   r = sum of q . k_m over the block's `representatives` entries m of highest local score,
+                      the mean of q_j . k_m over the `local` tokens j behind m (InfLLM)
+
+The first `sinks` entries, the newest `recent` and the incomplete block at the end are always read. Summaries are made once
+a block and kept beside the cache, so a row scans them instead of the keys. The queries of a kv-head choose together: the
+best of them (bounds) or their sum (representatives).
+Does not: page blocks out of memory, select while the prompt is read, move far blocks to nearer positions, score tokens that
+the model wrote (they represent their blocks in order).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+import torch
+
+from fewer.kv.view import View
+from fewer.parts.local_score import LocalScore
+from fewer.parts.summaries import Summaries
+from fewer.parts.votes import top
+from fewer.seams import Select, budget_knob, knob, resolve_budget
+from fewer.types import Rows, Told
+
+
+@dataclass
+class Index:
+    """One request: entries allowed, layers without a window, the blocks of each layer and kv-head, local scores."""
+
+    limit: int | None
+    taking_part: frozenset[int]
+    blocks: dict[tuple[int, int], Summaries] = field(default_factory=dict)
+    scores: dict[int, LocalScore] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BestBlocks(Select):
+    """Read the blocks whose summaries promise most."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    budget: int | float = budget_knob(1024, "entries a kv-head reads")
+    block: int = knob(16, "entries a block", low=1)
+    full_layers: int = knob(2, "first layers read in full", low=0)
+    sinks: int = knob(0, "first entries always read", low=0)
+    recent: int = knob(0, "newest entries always read", low=0)
+
+    def start(self, told: Told) -> Index:
+        rest = [i for i, window in enumerate(told.windows) if window is None and i >= self.full_layers]
+        return Index(resolve_budget(self.budget, told.prompt_len), frozenset(rest))
+
+    def summarise(self, keys: torch.Tensor, pos: torch.Tensor, h: int, scores: LocalScore | None) -> torch.Tensor:
+        """keys (b, size, d), pos (b, size) of kv-head h -> (b, w)."""
+        return torch.cat([keys.amax(1), keys.amin(1)], 1).to(torch.promote_types(keys.dtype, torch.float32))
+
+    def rank(self, q: torch.Tensor, summaries: torch.Tensor) -> torch.Tensor:
+        """q (g, d), summaries (b, w) -> (b,), higher is read first."""
+        return (torch.cat([q.relu(), -(-q).relu()], 1).to(summaries.dtype) @ summaries.T).amax(0)
+
+    def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Index) -> list | None:
+        if state.limit is None or layer not in state.taking_part:
+            return None
+        lens = view.lens().tolist()
+        if max(lens) <= state.limit:
+            return None
+        return [
+            self._places(layer, h, group, n, view, state) for (h, group), n in zip(enumerate(q.chunk(len(lens))), lens)
+        ]
+
+    def _places(self, layer: int, h: int, q: torch.Tensor, n: int, view: View, state: Index) -> torch.Tensor:
+        """q (g, d) -> ascending places among the n entries of kv-head h, at most the limit."""
+        limit, size = state.limit or n, self.block
+        if n <= limit or n < size:
+            return torch.arange(max(0, n - limit), n)
+        index = state.blocks.get((layer, h))
+        if index is None:
+            make = partial(self.summarise, h=h, scores=state.scores.get(layer))
+            index = state.blocks[layer, h] = Summaries(size, make)
+        worth = self.rank(q, index.of(view, h, n))
+        blocks, edge = len(worth), max(0, n - self.recent)
+        newest = min(edge // size, blocks)  # the first block that is read for its age
+        first = min(-(-self.sinks // size), newest)  # blocks of sinks
+        room = (limit - (n - newest * size)) // size - first
+        if room < 0:  # hardly a block fits: the newest entries
+            return torch.arange(n - limit, n)
+        chosen = first + top(worth[first:newest], room)
+        chosen = torch.cat([torch.arange(first), chosen])
+        inside = (chosen[:, None] * size + torch.arange(size)).flatten()
+        return torch.cat([inside, torch.arange(newest * size, n)])
+
+
+@dataclass(frozen=True)
+class Represented(BestBlocks):
+    """The same with representatives: entries that the tokens behind them looked at while the prompt was read."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"queries"})
+
+    representatives: int = knob(4, "entries that stand for a block", low=1)
+    local: int = knob(128, "tokens behind an entry whose queries give its local score", low=1)
+
+    def read(self, layer: int, q: torch.Tensor, k: torch.Tensor, told: Told, state: Index) -> None:
+        if state.limit is not None and layer in state.taking_part:
+            if layer not in state.scores:
+                state.scores[layer] = LocalScore(self.local)
+            state.scores[layer].add(q, k, told.seen)
+
+    def begin(self, rows: Rows, told: Told, state: Index) -> None:
+        for scores in state.scores.values():
+            scores.close(told.seen)
+
+    def summarise(self, keys: torch.Tensor, pos: torch.Tensor, h: int, scores: LocalScore | None) -> torch.Tensor:
+        assert scores is not None
+        chosen = scores.of(h, pos).sort(dim=1, descending=True, stable=True).indices[:, : self.representatives]
+        wide = torch.promote_types(keys.dtype, torch.float32)
+        return keys.gather(1, chosen[:, :, None].expand(-1, -1, keys.shape[2])).to(wide).sum(1)
+
+    def rank(self, q: torch.Tensor, summaries: torch.Tensor) -> torch.Tensor:
+        return summaries @ q.sum(0).to(summaries.dtype)
