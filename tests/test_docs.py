@@ -47,6 +47,11 @@ def test_every_method_has_a_page_that_says_what_it_is(pages):
         assert "## Measured" in page and card.choices in page
 
 
+def test_the_readme_lists_the_methods_there_are(hooks):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == hooks.with_table(text), "run `python docs/hooks.py`"
+
+
 def test_every_seam_is_explained(hooks):
     assert set(hooks.SEAMS) == set(SEAM_NAMES)
 

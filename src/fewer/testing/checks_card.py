@@ -17,7 +17,10 @@ from fewer.testing.subject import Subject
 
 TASKS = ("needle", "copy", "chat", "constrained", "batch")
 EVIDENCE = {"attention": ("probe", "watch"), "queries": ("probe", "watch_queries"), "logits": ("read_logits",)}
-DRAFT_EVIDENCE = {"logits": ("feedback",)}  # what a drafter hears, and where
+OWN_EVIDENCE: dict[str, dict[str, tuple[str, ...]]] = {  # of seams that hear it in hooks of their own
+    "propose": {"logits": ("feedback",)},
+    "select": {"queries": ("read",)},
+}
 CHANGES_TEXT = ("retain", "select", "codec", "route", "propose", "accept", "transform", "pack", "strategy")
 
 
@@ -67,7 +70,7 @@ def evidence(subject: Subject) -> None:
     """Evidence is declared by those who take it, and taken by those who declare it."""
     method = subject.make(**subject.settings[0])
     cls, base = type(method), SEAMS[subject.seam]
-    offered = DRAFT_EVIDENCE if subject.seam == "propose" else EVIDENCE
+    offered: dict[str, tuple[str, ...]] = OWN_EVIDENCE.get(subject.seam, EVIDENCE)
     unknown = method.needs - set(offered)
     require(not unknown, f"it needs {sorted(unknown)}; there is {', '.join(offered)}")
     by_knobs = isinstance(
