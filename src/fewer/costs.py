@@ -96,11 +96,11 @@ class Costs:
         if not self._one:
             self._one = now
             return
-        surprise = now - self._one
-        self._one += 0.2 * max(-0.4, min(0.4, surprise))
-        if m > 1 and abs(surprise) < 0.4:
+        surprise = max(-0.4, min(0.4, now - self._one))
+        self._one += 0.2 * surprise
+        if m > 1:
             size = (m - 1).bit_length()
-            self._off[size] = self._off.get(size, 0.0) + 0.04 * surprise
+            self._off[size] = self._off.get(size, 0.0) + 0.06 * surprise
 
 
 def curve(decoder: Decoder) -> Curve:

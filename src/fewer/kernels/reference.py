@@ -32,7 +32,7 @@ def quantise(x: torch.Tensor, group: int = 32, planes: int = 1) -> torch.Tensor:
     blocks = torch.nn.functional.pad(x.float(), (0, -k % group)).unflatten(1, (-(-k // group), group))
     amax = blocks.abs().amax(-1, keepdim=True)
     zero = amax < TINY
-    inverse = torch.where(zero, 0, 127 / amax).double()
+    inverse = torch.where(zero, 0, torch.tensor(127.0) / amax).double()  # torch takes 127 / amax for 127 * (1 / amax)
     scale = torch.where(zero, 0, amax / 127).double()
     return ((blocks.double() * inverse).round() * scale).flatten(1)[:, :k]
 
