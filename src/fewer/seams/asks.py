@@ -1,0 +1,53 @@
+"""What a running request asks of the engine: forwards, commits, rewinds; and a coroutine of them, `Work`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewer.types import Out, Rows
+
+if TYPE_CHECKING:
+    from fewer.seams.method import Watcher
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Asks for one forward: rows of a model's sequence. `want` = local rows whose logits come back; None = none.
+
+    stop: leave the stack after so many layers. start: enter it above so many layers, with soft rows that those made;
+    they were counted as seen when they began. taps: hidden states to return. greedy: the arg max is enough.
+    """
+
+    rows: Rows
+    want: np.ndarray | None = None
+    model: str = "main"
+    stop: int | None = None
+    start: int = 0
+    taps: frozenset[str] = frozenset()
+    greedy: bool = False
+    watch: Watcher | None = None  # a transform that reads attention during its own pass
+    stage: str = "decode"  # which line of the ledger's clock this belongs to
+    beside: Work | None = None  # runs on other models while this forward does; the answer comes when both are done
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Says which rows of the forward just done become cache, in path order."""
+
+    accepted: np.ndarray
+    model: str = "main"
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """Cuts a model's sequence back to `next_pos` (0 empties it)."""
+
+    next_pos: int
+    model: str = "main"
+
+
+Work = Generator[Forward | Commit | Rewind, Out, Any]
