@@ -7,26 +7,19 @@ The table goes to stdout; --json prints the whole result instead, --csv and --ht
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fewer.cli import options as o
-from fewer.cli.console import err
+from fewer.cli.results import Csv, Html, Keep, check, deliver, telling
 from fewer.cli.session import to_stdout
-from fewer.report import check_target
 
 app = typer.Typer(
     help="Measure speed beside other engines, each method's effect, drafting, what packing costs.", no_args_is_help=True
 )
-
-Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the figures to this CSV file.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Also write an HTML page to this file.")]
 
 
 @app.command()
@@ -51,12 +44,12 @@ def speed(
     debug: o.Debug = False,
 ) -> None:
     """Prefill, decode and batches, side by side with the engines that are installed."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.speed import measure
 
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, peers or None, cases or None, rounds, threads, say)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -78,12 +71,12 @@ def methods(
     debug: o.Debug = False,
 ) -> None:
     """What each method saves and costs on a real model, beside the plain run."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.methods import measure
 
-    with _telling() as say:
+    with telling() as say:
         result = measure(names, model, items, tokens, seed, say, threads, folder, draft)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -97,22 +90,22 @@ def fill(
     steps: Annotated[int, typer.Option("--steps", help="Tokens decoded; medians are reported.")] = 12,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the keys and values.")] = 0,
     threads: o.Threads = None,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the result in this JSON file.")] = None,
+    keep: Keep = None,
     as_json: o.Json = False,
     csv: Csv = None,
     html: Html = None,
     debug: o.Debug = False,
 ) -> None:
     """Decoding speed of selections at a long context, beside own full attention, in a cache filled at once."""
-    _check(csv, html, keep)
+    check(csv, html, keep)
     from fewer.bench.fill import measure
     from fewer.bench.record import save
 
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, plans, length, steps, seed, say, threads)
     if keep is not None:
         save(keep, result)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -130,12 +123,12 @@ def quality(
     debug: o.Debug = False,
 ) -> None:
     """What packed weights cost: perplexity and greedy answers beside the dequantised float32 path."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.quality import measure
 
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, nbytes, prompts, tokens, say, threads, weights, activations)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -156,13 +149,13 @@ def reach(
     debug: o.Debug = False,
 ) -> None:
     """Perplexity by position, inside and beyond the trained length, with other rotations and score scales."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.reach import measure
 
     keep = None if folder is None else folder / f"reach-{Path(model).stem}.json"
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, ways or None, tokens, band, seed, say, threads, keep)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -180,19 +173,19 @@ def endless(
     items: Annotated[int, typer.Option("--items", help="Questions a length, each at another depth.")] = 2,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the texts.")] = 0,
     threads: o.Threads = None,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the result in this JSON file.")] = None,
+    keep: Keep = None,
     as_json: o.Json = False,
     csv: Csv = None,
     html: Html = None,
     debug: o.Debug = False,
 ) -> None:
     """A needle in texts longer than the model's context: found or not, peak memory, seconds."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.endless import measure
 
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, plans, lengths, items, seed, say, threads, keep)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -213,12 +206,12 @@ def healing(
     debug: o.Debug = False,
 ) -> None:
     """Prompts cut inside tokens: accuracy of each kind of healing; exact bytes beside genlm-bytes."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.healing import measure
 
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, cuts, seed, say, threads, peer_python, timed, beside, folder)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -268,16 +261,16 @@ def speculation(
     debug: o.Debug = False,
 ) -> None:
     """What drafting saves on six kinds of tasks, beside plain decoding and other engines' speculative modes."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.speculation import Ways, keep, measure
 
     chosen = [] if no_peers else peers or None
     ways = Ways(kinds or None, plans or None, chosen, items, tokens, rounds, threads, seed, draft, same_prompts=same)
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, ways, say)
     if folder is not None:
         keep(folder, result)
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -327,24 +320,24 @@ def long(
     ] = None,
     show: Annotated[bool, typer.Option("--sample", help="Print one item of each task and stop.")] = False,
     threads: o.Threads = None,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the result in this JSON file.")] = None,
+    keep: Keep = None,
     as_json: o.Json = False,
     csv: Csv = None,
     html: Html = None,
     debug: o.Debug = False,
 ) -> None:
     """Long documents: what is left of the answers when a plan keeps or reads less, and what it costs."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.long import measure as m
 
     if show:
         _samples(m.sample(model, names or None, lengths[0], seed, texts), as_json)
         return
-    with _telling() as say:
+    with telling() as say:
         result = m.measure(
             model, plans or None, names or None, lengths, protocols, items, seed, texts, threads, say, keep
         )
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 @app.command()
@@ -362,27 +355,12 @@ def handover(
     debug: o.Debug = False,
 ) -> None:
     """Which positions of a text need the large model, and whether the small one can tell."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.handover import measure
 
-    with _telling() as say:
+    with telling() as say:
         result = measure(model, draft, items, tokens, seed, say, threads)
-    _deliver(result, as_json, csv, html)
-
-
-def _check(*files: Path | None) -> None:
-    for file in filter(None, files):
-        check_target(file)
-
-
-@contextmanager
-def _telling() -> Iterator[Callable[[str], None]]:
-    """Says on stderr what is being measured: one changing line on a terminal, a line each elsewhere."""
-    if err.is_terminal:
-        with err.status("measuring") as status:
-            yield status.update
-    else:
-        yield err.print
+    deliver(result, as_json, csv, html)
 
 
 def _samples(items: list[Any], as_json: bool) -> None:
@@ -393,21 +371,3 @@ def _samples(items: list[Any], as_json: bool) -> None:
     for i in items:
         depth = "everywhere" if i.depth is None else f"at {i.depth:.0%} of the document"
         to_stdout(f"== {i.task}: the answer lies {depth}\n{i.document}\n\n{i.question}\n-> {'; '.join(i.answers)}\n\n")
-
-
-def _deliver(
-    result: dict[str, Any],
-    as_json: bool,
-    csv: Path | None,
-    html: Path | None,
-) -> None:
-    from fewer.bench import show
-
-    if csv is not None:
-        show.write_csv(result, csv)
-    if html is not None:
-        show.write_html(result, html)
-    if as_json:
-        to_stdout(json.dumps(result, ensure_ascii=False) + "\n")
-    else:
-        show.print_result(result, Console(highlight=False))

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from fewer.cli import options as o
-from fewer.cli.bench import Csv, Html, _check, _deliver, _telling
 from fewer.cli.inputs import read_file
+from fewer.cli.results import Csv, Html, check, deliver, telling
 from fewer.cli.session import Loading
 from fewer.errors import BadRequest
 
@@ -38,12 +38,12 @@ def heads(
     debug: o.Debug = False,
 ) -> None:
     """Heads that park on the first token: sink rate, value drain and residual peak, with a picture in the HTML page."""
-    _check(csv, html)
+    check(csv, html)
     given = {d.name: d.text for d in map(read_file, file)}
     engine = Loading(model, threads=threads).open()
     from fewer.inspect.heads import measure, texts
 
-    with _telling() as say:
+    with telling() as say:
         say(f"reading {tokens} tokens of each text")
         assert engine.tokenizer is not None
         count = engine.tokenizer.encode
@@ -54,7 +54,7 @@ def heads(
             "fewer " + " ".join(sys.argv[1:]),
             seed,
         )
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)
 
 
 def trace(
@@ -77,7 +77,7 @@ def trace(
     debug: o.Debug = False,
 ) -> None:
     """Which passages of your files an answer rests on, the first one most."""
-    _check(csv, html)
+    check(csv, html)
     from fewer.bench.record import head
     from fewer.inspect.trace import passages, trace
 
@@ -85,7 +85,7 @@ def trace(
     if not parts:
         raise BadRequest("the files hold no passage")
     engine = Loading(model, threads=threads).open()
-    with _telling() as say:
+    with telling() as say:
         if answer is None:
             say("answering")
             answer = engine.generate("\n\n".join([*parts, question]), max_tokens=max_tokens).text
@@ -99,4 +99,4 @@ def trace(
         "answer": answer,
         "passages": [{"place": i + 1, "score": round(scores[i], 6), "text": parts[i]} for i in order],
     }
-    _deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html)

@@ -16,7 +16,7 @@ import typer
 
 from fewer.cli import options as o
 from fewer.cli import tokens_dynamic, tokens_probe, tokens_train, tokens_transplant
-from fewer.cli.bench import Html, _telling
+from fewer.cli.results import Html, telling
 from fewer.cli.session import to_stdout
 from fewer.errors import BadRequest
 from fewer.report import check_target
@@ -81,7 +81,7 @@ def compare(
         held = {"standard input": piped}
     if not held:
         raise BadRequest("there is nothing to compare on: give --text FILE or pipe a text")
-    with _telling() as say:
+    with telling() as say:
         found = _open(tokenizers, say)
         result = _head("tokens compare") | study.compare(found, held, reference or found[0].name, say)
     if keep is not None:
@@ -116,7 +116,7 @@ def report(
     from fewer.tokens.measure import study, tables
     from fewer.tokens.measure.lexicon import open_lexicon
 
-    with _telling() as say:
+    with telling() as say:
         words = open_lexicon(lexicon) if lexicon else None
         found = _open(tokenizers or KNOWN, say)
         result = _head("tokens report") | study.report(found, reference or found[0].name, say, languages, words)
@@ -146,7 +146,7 @@ def trial(
     from fewer.tokens.train import trial as ways
 
     wanted = languages or list(ways.LANGUAGES)
-    with _telling() as say:
+    with telling() as say:
         words = open_lexicon(DICTIONARY) if "tr" in wanted else None
         result = _head("tokens trial") | ways.trial(wanted, size, say, words)
     if keep is not None:
@@ -167,7 +167,7 @@ def encode(
     from fewer.cli.inputs import read_stdin
     from fewer.tokens.measure.numbers import group_digits
 
-    with _telling() as say:
+    with telling() as say:
         (v,) = _open([tokenizer], say)
     asked = read_stdin() if text == "-" else text
     ids = group_digits(v, asked, group) if group else v.encode(asked)

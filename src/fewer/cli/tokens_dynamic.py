@@ -34,14 +34,14 @@ def dynamic(
     if min(times) < 0 or minutes < 0:
         raise BadRequest("--merges and --minutes cannot be negative")
     from fewer.bench.sheets import Sheet
-    from fewer.cli.bench import _telling
+    from fewer.cli.results import telling
     from fewer.cli.session import on_interrupt
     from fewer.cli.tokens import _deliver, _head
     from fewer.tokens.transfer import adapt, ends, texts
     from fewer.tokens.transfer import dynamic as work
     from fewer.tokens.transfer.transplant import body
 
-    with _telling() as say:
+    with telling() as say:
         import torch
 
         from fewer.kernels.cpu import set_threads

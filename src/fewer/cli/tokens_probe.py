@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from fewer.cli import options as o
-from fewer.cli.bench import Html, _telling
-from fewer.report import check_target
+from fewer.cli.results import Html, check, telling
 
 Keep = Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")]
 
@@ -31,8 +30,7 @@ def glitch(
     debug: o.Debug = False,
 ) -> None:
     """Tokens the model hardly saw in training: ranked by its weights, verified by asking for them."""
-    for file in filter(None, (html, keep)):
-        check_target(file)
+    check(html, keep)
     import fewer
     from fewer.bench.record import save
     from fewer.cli.tokens import _deliver, _head
@@ -44,7 +42,7 @@ def glitch(
 
     if count is not None and count < 0:
         raise BadRequest(f"--count {count}: ask for 0 tokens or more")
-    with _telling() as say:
+    with telling() as say:
         say("loading the model")
         path = resolve(model)
         engine = fewer.open(path, threads=threads)
@@ -71,8 +69,7 @@ def adversarial(
     debug: o.Debug = False,
 ) -> None:
     """Strings this vocabulary cuts across a word border; with --ask, what that costs a model."""
-    for file in filter(None, (html, keep)):
-        check_target(file)
+    check(html, keep)
     from fewer.bench.record import save
     from fewer.cli.tokens import _deliver, _head, _open
     from fewer.cli.tokens_train import _lines
@@ -82,7 +79,7 @@ def adversarial(
 
     if count < 1:
         raise BadRequest(f"--count {count}: ask for at least one string")
-    with _telling() as say:
+    with telling() as say:
         (v,) = _open([vocabulary], say)
         traps, controls = probe.build(v, count, seed, _lines(words) if words is not None else None)
         result = _head("tokens adversarial") | {"vocabulary": v.name, "seed": seed}

@@ -68,7 +68,7 @@ def transplant(
         raise BadRequest("there is nothing to do: give --out FOLDER, or leave out --no-report")
     if out is not None:
         check_folder(out, force)
-    from fewer.cli.bench import _telling
+    from fewer.cli.results import telling
     from fewer.cli.session import on_interrupt
     from fewer.cli.tokens import _deliver, _head
     from fewer.tokens.transfer import adapt as training
@@ -77,7 +77,7 @@ def transplant(
     from fewer.tokens.transfer.ends import open_model, open_target
 
     lessons: Lessons | None = None if adapt is None else training.Lessons(adapt, minutes, seed)
-    with _telling() as say:
+    with telling() as say:
         import torch
 
         from fewer.kernels.cpu import set_threads

@@ -32,6 +32,7 @@ from fewer.bench.long.texts import load
 from fewer.bench.record import head, save
 from fewer.bench.run import Run, run
 from fewer.bench.tasks import Item
+from fewer.bench.teacher import shared
 from fewer.card import cards, find
 from fewer.engine import Engine
 from fewer.errors import BadRequest, FewerError
@@ -209,8 +210,7 @@ def _prompt(eng: Engine, item: LongItem) -> tuple[list[int], int]:
         return chat.encode(tokenizer, [{"role": "user", "content": text}])
 
     whole, bare = ids(f"{item.document}\n\n{item.question}"), ids(f"{item.document}\n\n")
-    same = next((i for i, (a, b) in enumerate(zip(whole, bare)) if a != b), min(len(whole), len(bare)))
-    return whole, len(whole) - same
+    return whole, len(whole) - shared(whole, bare)
 
 
 # ---------------------------------------------------------------------- reporting
@@ -232,7 +232,7 @@ def _report(way: Way, task: str, tokens: int, own: list[Done], plain: list[Done]
 
 def divergence(plain: Done, own: Done) -> float:
     """Mean KL(plain || own) over the first tokens, up to and with the first that differs."""
-    same = next((i for i, (a, b) in enumerate(zip(plain.run.every[0], own.run.every[0])) if a != b), STEPS)
+    same = shared(plain.run.every[0], own.run.every[0])
     pairs = list(zip(plain.heard, own.heard))[: same + 1]
     return statistics.fmean(max(0.0, float((p.exp() * (p - o)).nan_to_num(0.0).sum())) for p, o in pairs)
 
