@@ -1,7 +1,8 @@
 """Parity with transformers, the oracle: tiny random models of every family, and the real files.
 
 Tiny: logits within 1e-5 in float32 for a whole prompt, for chunks of it, and for 16 decode steps after it.
-Real: the same 64 greedy tokens as transformers on the same dequantised weights, five prompts, one over 1,000 tokens.
+Real: the same 64 greedy tokens as transformers on the same dequantised weights, a batch of five prompts, one over 1,000
+tokens.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import pytest
 import torch
 import transformers
 
+import fewer
 from fewer.models.load import load
 from fewer.models.source import open_source
-from fewer.models.tokenizer import from_source
 from fewer.plan import PLAIN
-from fewer.testing.harness import generate
 from fewer.types import Group, Step, Told, chain
 from tests.test_hf_folders import HF
 from tests.tiny_files import HF_SIZES
@@ -68,14 +68,13 @@ def prompts(tokenizer):
 @pytest.mark.parametrize("name", ["smollm", "qwen", "gemma"])
 def test_real_models_give_transformers_greedy_tokens(request, name):
     path = request.getfixturevalue(name)
-    source = open_source(path)
-    tokenizer = from_source(source)
-    model = load(source, "float32")
-    asks = prompts(tokenizer)
-    ours = [generate(model, ids, max_tokens=64)[0] for ids in asks]
-    del model
+    engine = fewer.open(path, dtype="float32", prefix_bytes=0)
+    asks = prompts(engine.tokenizer)
+    ours = [out.tokens for out in engine.generate(asks, max_tokens=64, ignore_eos=True)]
+    del engine
     oracle = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     for ids, got in zip(asks, ours):
         with torch.no_grad():  # the oracle's choice after each of our prefixes: equal everywhere = its own greedy text
-            want = oracle(torch.tensor([ids + got])).logits[0, len(ids) - 1 : -1].argmax(-1).tolist()
+            logits = oracle(torch.tensor([ids + got]), logits_to_keep=len(got) + 1).logits
+        want = logits[0, :-1].argmax(-1).tolist()
         assert got == want, f"differs at token {next(i for i, (a, b) in enumerate(zip(got, want)) if a != b)}"

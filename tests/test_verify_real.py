@@ -23,6 +23,7 @@ def test_every_row_says_what_plain_decoding_says(fewer, tiny, tmp_path):
     kept = json.loads((tmp_path / "real-tiny.json").read_text())
     assert list(more["rows"]) == ["lookahead"] and list(kept["rows"]) == [*ROWS, "lookahead"]
     assert all(r["same"] == r["of"] == 2 and r["tokens"] == 24 for r in kept["rows"].values())
+    assert kept["command"].startswith("fewer verify --real prompt-lookup sequoia:budget=4 slem lookahead -m ")
     assert kept["draft"] == "its own first 1 layers" and kept["rows"]["slem"]["rejected"]
     fewer("verify", "--real", "lookahead", "-m", tiny, "--prompts=1", "-n", "12", "--keep", str(tmp_path))
     assert list(json.loads((tmp_path / "real-tiny.json").read_text())["rows"]) == ["lookahead"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fewer.drafting import ahead, draft, feedback, learn, verified
+from fewer.drafting import ahead, draft, feedback, learn, listens, verified
 from fewer.errors import BadRequest
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Work
@@ -146,9 +146,10 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree, beside: Work 
         accept = None
     every = _all_rows_if_needed(req, len(rows))
     want = every if every is not None else np.arange(n - 1, len(rows))
-    told_logits = propose is not None and "logits" in propose.needs
+    hears = propose if listens(req) else None
+    told_logits = hears is not None and "logits" in hears.needs
     greedy = every is None and req.sampler.plain_greedy and accept is None and not told_logits
-    taps = frozenset[str]().union(*(m.taps for m in (propose, accept) if m is not None))
+    taps = frozenset[str]().union(*(m.taps for m in (hears, accept) if m is not None))
     stage = "decode" if told.decoding else "prefill"
     out = yield Forward(rows, want, greedy=greedy, taps=taps, stage=stage, beside=beside)
     if told_logits and every is None and accept is None and req.sampler.plain_greedy:

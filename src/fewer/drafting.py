@@ -69,10 +69,16 @@ def aside(req: Request, work: Work) -> Work:
         work.close()
 
 
+def listens(req: Request) -> bool:
+    """Does the drafter hear what the model says in the next forward? One that rests does not: it would cost for nothing."""
+    propose, pace = req.propose, req.pace
+    return propose is not None and bool("logits" in propose.needs or propose.taps) and (pace is None or pace.listening)
+
+
 def feedback(req: Request, tree: Tree, path: list[int], target: Target) -> None:
-    """Tell the drafter, if it declared that it listens, what the model said about its draft."""
+    """Tell the drafter, if it listens, what the model said about its draft."""
     propose = req.propose
-    if propose is not None and ("logits" in propose.needs or propose.taps):
+    if propose is not None and listens(req):
         start = time.perf_counter()
         propose.feedback(tree, path, target, req.told, req.told.of(propose))
         _informed(req, time.perf_counter() - start)

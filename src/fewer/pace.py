@@ -91,6 +91,11 @@ class Pace:
         self.asked = True
         return deep
 
+    @property
+    def listening(self) -> bool:
+        """Is the drafter told about the forward under way? Of a rest only about the last one."""
+        return self._rest <= 1
+
     def forward(self, model: str, rows: int, share: float) -> None:
         """The drafter ran so many rows through a share of a model's layers."""
         self._forwards += 1

@@ -30,9 +30,9 @@ WARM = 2  # first steps, not in the medians
 
 
 def measure(
-    model: str = "qwen2.5-coder-0.5b",
+    model: str = "smollm2-135m",
     plans: Sequence[str] = (),
-    length: int = 32000,
+    length: int = 8000,
     steps: int = 12,
     seed: int = 0,
     say: Callable[[str], None] = lambda s: None,

@@ -82,11 +82,11 @@ def methods(
 @app.command()
 def fill(
     *,
-    model: o.Model = "qwen2.5-coder-0.5b",
+    model: o.Model = o.DEFAULT_MODEL,
     plans: Annotated[
-        list[str], typer.Option("--plan", default_factory=list, help="A selection with its knobs; repeatable.")
-    ],
-    length: Annotated[int, typer.Option("--length", help="Entries a kv-head.")] = 32000,
+        list[str] | None, typer.Option("--plan", help="A selection with its knobs; repeatable. Default: plain alone.")
+    ] = None,
+    length: Annotated[int, typer.Option("--length", help="Entries a kv-head.")] = 8000,
     steps: Annotated[int, typer.Option("--steps", help="Tokens decoded; medians are reported.")] = 12,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the keys and values.")] = 0,
     threads: o.Threads = None,
@@ -102,7 +102,7 @@ def fill(
     from fewer.bench.record import save
 
     with telling() as say:
-        result = measure(model, plans, length, steps, seed, say, threads)
+        result = measure(model, plans or [], length, steps, seed, say, threads)
     if keep is not None:
         save(keep, result)
     deliver(result, as_json, csv, html)

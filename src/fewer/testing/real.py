@@ -25,6 +25,7 @@ from fewer.models.decoder import Decoder
 
 SHARE = 3  # one layer in so many makes the model's own draft model
 WORDS = 60  # tokens that a kind may want in its prompts' answers
+COMMAND = "fewer verify --real"
 
 
 def measure(
@@ -72,9 +73,9 @@ def measure(
             "accepted": sum(r.ledger.accepted_tokens for r in got),
             "rejected": sum(r.ledger.rejected_tokens for r in got),
         }
-    command = f"fewer verify --real -m {model} --prompts {prompts} --tokens {tokens}"
+    sizes = f"-m {model} --prompts {prompts} --tokens {tokens}" + (f" --draft {draft}" if draft else "")
     return {
-        **head("real", command + (f" --draft {draft}" if draft else ""), 0),
+        **head("real", " ".join([COMMAND, *rows, sizes]), 0),
         "model": model,
         "draft": eng.beside.draft.name,
         "prompts": prompts,
@@ -94,7 +95,9 @@ def keep(folder: Path, result: dict[str, Any]) -> None:
         old = {}
     alike = ("machine", "versions", "model", "draft", "prompts", "length")
     if all(old.get(key) == result[key] for key in alike):
-        result = {**result, "rows": {**old["rows"], **result["rows"]}}
+        rows = {**old["rows"], **result["rows"]}
+        sizes = result["command"][result["command"].index("-m ") :]
+        result = {**result, "rows": rows, "command": " ".join([COMMAND, *rows, sizes])}
     save(path, result)
 
 
