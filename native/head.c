@@ -1,25 +1,36 @@
-/* Ends of the model: embedding rows and greedy choice without logits.
+/* Ends of the model: embedding rows, and the likeliest tokens without logits.
  *
- * argmax: a task keeps the best of its strips for each row; the tasks' bests are compared in order of their outputs, so
- * the first of equal logits wins whatever the threads did. NaN never wins; a row of NaNs gives index 0 and -infinity.
+ * best: a task keeps the k best of its strips for each row, sorted; the tasks' lists are merged in order of their outputs,
+ * so the first of equal logits wins whatever the threads did. NaN never wins; missing ones are index 0 and -infinity.
  */
 #include "matmul.h"
 
 typedef struct {
     const fw_packed *w;
     const fw_act *a;
-    long run;
-    float *best; /* (tasks, rows) */
+    long run, k;
+    float *best; /* (tasks, rows, k) */
     int64_t *at;
-} argmax_job;
+} best_job;
 
-static void argmax_task(void *ctx, long task, int worker) {
+static void clear(float *best, int64_t *at, long n) {
+    for (long i = 0; i < n; i++) best[i] = -INFINITY, at[i] = 0;
+}
+
+/* Put y, which is larger than the last of k, where it belongs: behind those that are as large. */
+static void insert(float *best, int64_t *at, long k, float y, int64_t id) {
+    long i = k - 1;
+    for (; i > 0 && y > best[i - 1]; i--) best[i] = best[i - 1], at[i] = at[i - 1];
+    best[i] = y, at[i] = id;
+}
+
+static void best_task(void *ctx, long task, int worker) {
     (void)worker;
-    const argmax_job *j = ctx;
-    const long rows = j->a->rows / j->a->planes;
-    float *best = j->best + task * rows;
-    int64_t *at = j->at + task * rows;
-    for (long row = 0; row < rows; row++) best[row] = -INFINITY, at[row] = 0;
+    const best_job *j = ctx;
+    const long rows = j->a->rows / j->a->planes, k = j->k;
+    float *best = j->best + task * rows * k;
+    int64_t *at = j->at + task * rows * k;
+    clear(best, at, rows * k);
     for (long s = task * j->run; s < fw_min((task + 1) * j->run, j->w->strips); s++) {
         const long from = s * FW_STRIP, n = fw_min(j->w->n - from, FW_STRIP);
         for (long t = 0; t * FW_ROWS < j->a->rows; t++) {
@@ -27,26 +38,27 @@ static void argmax_task(void *ctx, long task, int worker) {
             fw_strip_sum(j->w, s, j->a, t, 1, (fw_out){y, FW_STRIP, 0, t > 0}, room);
             for (long i = 0, row = t * FW_ROWS / j->a->planes; i < fw_tile_rows(j->a, t) / j->a->planes; i++, row++)
                 for (long o = 0; o < n; o++)
-                    if (y[i * FW_STRIP + o] > best[row]) best[row] = y[i * FW_STRIP + o], at[row] = from + o;
+                    if (y[i * FW_STRIP + o] > best[row * k + k - 1])
+                        insert(best + row * k, at + row * k, k, y[i * FW_STRIP + o], from + o);
         }
     }
 }
 
-void fw_argmax(const fw_packed *w, const float *x, long rows, const float *norm, float eps, int planes, int64_t *ids,
-               float *best) {
+void fw_best(const fw_packed *w, const float *x, long rows, const float *norm, float eps, int planes, long k, int64_t *ids,
+             float *best) {
     fw_begin();
     const fw_act a = fw_act_new(FW_SLOT_X, rows, w->k, planes, 1);
     const long tasks = fw_min(w->strips, 16L * fw_threads());
-    argmax_job j = {w, &a, fw_ceil(w->strips, tasks), NULL, NULL};
-    const long used = fw_ceil(w->strips, j.run);
-    j.at = fw_scratch(FW_SHARED, FW_SLOT_BEST, (size_t)(used * rows) * (sizeof(int64_t) + sizeof(float)));
-    j.best = (float *)(j.at + used * rows);
+    best_job j = {w, &a, fw_ceil(w->strips, tasks), k, NULL, NULL};
+    const long used = fw_ceil(w->strips, j.run), lists = used * rows * k;
+    j.at = fw_scratch(FW_SHARED, FW_SLOT_BEST, (size_t)lists * (sizeof(int64_t) + sizeof(float)));
+    j.best = (float *)(j.at + lists);
     fw_quantise(&a, x, w->k, norm, eps);
-    fw_parallel(argmax_task, &j, used);
-    for (long row = 0; row < rows; row++) {
-        best[row] = -INFINITY, ids[row] = 0;
-        for (long at = row; at < used * rows; at += rows)
-            if (j.best[at] > best[row]) best[row] = j.best[at], ids[row] = j.at[at];
+    fw_parallel(best_task, &j, used);
+    clear(best, ids, rows * k);
+    for (long i = 0; i < lists; i++) {
+        const long row = i / k % rows;
+        if (j.best[i] > best[row * k + k - 1]) insert(best + row * k, ids + row * k, k, j.best[i], j.at[i]);
     }
     fw_end();
 }

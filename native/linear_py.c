@@ -57,17 +57,17 @@ static PyObject *logits(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     Py_RETURN_NONE;
 }
 
-static PyObject *argmax(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+static PyObject *best(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     (void)self;
     fw_packed *w;
-    void *x, *norm, *ids, *best;
-    long rows;
+    void *x, *norm, *ids, *values;
+    long rows, planes, k;
     float eps;
-    long planes;
-    if (!fw_args("argmax", args, n, "wplpflpp", &w, &x, &rows, &norm, &eps, &planes, &ids, &best) || !planes_ok(planes))
+    if (!fw_args("best", args, n, "wplpfllpp", &w, &x, &rows, &norm, &eps, &planes, &k, &ids, &values) || !planes_ok(planes))
         return NULL;
+    if (k < 1 || k > w->n) return PyErr_Format(PyExc_ValueError, "best: %ld of %ld logits", k, w->n);
     Py_BEGIN_ALLOW_THREADS
-    fw_argmax(w, x, rows, norm, eps, (int)planes, ids, best);
+    fw_best(w, x, rows, norm, eps, (int)planes, k, ids, values);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -93,7 +93,7 @@ PyMethodDef fw_linear_methods[] = {
     FAST(packed_new, "packed_new(q, scale, min, bits, group, n, k, zero, unscale) -> handle; keep the memory alive"),
     FAST(linear, "linear(w, x, rows, bias, y): y = x W^T + bias"),
     FAST(logits, "logits(w, x, rows, norm, eps, planes, out): RMSNorm then product"),
-    FAST(argmax, "argmax(w, x, rows, norm, eps, planes, ids, best): first largest logit of each row"),
+    FAST(best, "best(w, x, rows, norm, eps, planes, k, ids, values): the k largest logits of each row, sorted"),
     FAST(embed, "embed(w, ids, rows, out): rows of w as floats"),
     {NULL, NULL, 0, NULL},
 };

@@ -37,10 +37,11 @@ long fw_run(const fw_packed *w, long strips);
 /* y = x W^T (+ bias) */
 void fw_linear(const fw_packed *w, const float *x, long rows, const float *bias, float *y);
 
-/* The last layer: norm(x) W^T into out (rows, n), or for each row the first largest logit and its index. */
+/* The last layer: norm(x) W^T into out (rows, n), or for each row the k largest logits and their
+ * indices, both (rows, k), the first of equal ones first. */
 void fw_logits(const fw_packed *w, const float *x, long rows, const float *norm, float eps, int planes, float *out);
-void fw_argmax(const fw_packed *w, const float *x, long rows, const float *norm, float eps, int planes, int64_t *ids,
-               float *best);
+void fw_best(const fw_packed *w, const float *x, long rows, const float *norm, float eps, int planes, long k, int64_t *ids,
+             float *best);
 
 /* Rows of a packed matrix as floats (rows, k). */
 void fw_embed(const fw_packed *w, const int64_t *ids, long rows, float *out);

@@ -116,7 +116,7 @@ class ShiftsWhenCut(Store):
 def altered(step: Step, change: Callable[[Group], Rows]) -> Step:
     """The step with other rows."""
     groups = [Group(g.seq, change(g), g.seams, g.told, g.want, g.watch) for g in step.groups]
-    return Step(groups, step.stop, step.start, step.taps, step.greedy)
+    return Step(groups, step.stop, step.start, step.taps, step.best)
 
 
 class SiblingsSeeEachOther(Decoder):
@@ -147,7 +147,7 @@ class NotByPlace(Decoder):
                 cls = type(retain.__class__.__name__, (type(retain),), {"positions": "true"})
                 retain = cls(**{f.name: getattr(retain, f.name) for f in fields(retain)})
             groups.append(Group(g.seq, g.rows, replace(g.seams, retain=retain), g.told, g.want, g.watch))
-        return super().forward(Step(groups, step.stop, step.start, step.taps, step.greedy), store)
+        return super().forward(Step(groups, step.stop, step.start, step.taps, step.best), store)
 
 
 class Undercounts(Decoder):

@@ -256,10 +256,10 @@ class DraftModel(Propose):
         pending = context[state[0] :]
         for _ in range(min(limit, self.depth)):
             rows = chain(pending, state[0])
-            out = yield Forward(rows, np.array([len(rows) - 1]), model="draft", greedy=True)
+            out = yield Forward(rows, np.array([len(rows) - 1]), model="draft", best=1)
             yield Commit(np.arange(len(rows)), model="draft")
             state[0] += len(rows)
-            pending = [int(out.tokens[0])]
+            pending = [int(out.best[0, 0])]
             tokens += pending
         if self.bug != "no rewind":
             yield Rewind(len(context), model="draft")

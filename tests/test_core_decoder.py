@@ -84,12 +84,12 @@ def test_taps_are_the_states_after_their_layer():
     assert torch.allclose(model.head.logits(out.hidden["last"]), out.logits)
 
 
-def test_greedy_is_the_arg_max():
+def test_the_likeliest_tokens_alone():
     model = tiny_model()
     a, b = model.new_store(), model.new_store()
     full, _ = feed(model, a, a.new(), chain(TEXT, 0))
-    greedy, _ = feed(model, b, b.new(), chain(TEXT, 0), greedy=True)
-    assert greedy.logits is None and greedy.tokens.tolist() == full.logits.argmax(-1).tolist()
+    few, _ = feed(model, b, b.new(), chain(TEXT, 0), best=3)
+    assert few.logits is None and few.best.tolist() == torch.topk(full.logits, 3).indices.tolist()
 
 
 def test_only_wanted_rows_come_back():

@@ -27,10 +27,10 @@ class TakeTurns(Strategy):
         for turn in range(10**6):
             model = ("main", "draft")[turn % 2]
             rows = chain(text[fed[model] :], fed[model])
-            out = yield Forward(rows, want=np.array([len(rows) - 1]), model=model, greedy=True)
+            out = yield Forward(rows, want=np.array([len(rows) - 1]), model=model, best=1)
             yield Commit(np.arange(len(rows)), model)
             fed[model] = len(text)
-            text.append(int(out.tokens[0]))
+            text.append(int(out.best[0, 0]))
             req.sampler.push(text[-1], req.told)
             if req.accept(text[-1]):
                 return
@@ -76,10 +76,10 @@ class Tutored(Propose):
         return []
 
     def draft(self, context, limit, told, state, rng):
-        out = yield Forward(chain(context, 0), np.array([len(context) - 1]), model="tutored", greedy=True)
+        out = yield Forward(chain(context, 0), np.array([len(context) - 1]), model="tutored", best=1)
         yield Commit(np.arange(0), model="tutored")
         soft = MODELS["main"].head.embed(torch.tensor([7]))
-        return Tree(np.array([int(out.tokens[0]), -1]), np.array([-1, -1]), embeds=soft)
+        return Tree(np.array([int(out.best[0, 0]), -1]), np.array([-1, -1]), embeds=soft)
 
     def feedback(self, tree, path, target, told, state):
         assert len(target.logits) == len(target.hidden("last")) == len(tree) + 1

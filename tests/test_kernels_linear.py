@@ -76,7 +76,12 @@ def test_bits_do_not_depend_on_threads_or_instruction_set(form: str, n: int, k: 
 
     def everything() -> list[torch.Tensor]:
         ids = torch.arange(n)
-        return [ops.linear(x, w), ops.logits(x, w, norm, 1e-5), *ops.argmax(x, w, norm, 1e-5), ops.embed(w, ids)]
+        return [
+            ops.linear(x, w),
+            ops.logits(x, w, norm, 1e-5),
+            *ops.best(x, w, norm, 1e-5, min(n, 5)),
+            ops.embed(w, ids),
+        ]
 
     truth = everything()
     for threads, isa in ((1, 2), (3, 2), (2, 1), (2, 0)):
@@ -109,23 +114,26 @@ def test_many_rows_and_a_wide_input() -> None:
 
 
 @SETTINGS
-@given(forms, sizes, sizes, st.integers(1, 12), seeds)
-def test_argmax_is_that_of_the_logits(form: str, n: int, k: int, count: int, seed: int) -> None:
+@given(forms, sizes, sizes, st.integers(1, 12), st.integers(1, 16), seeds)
+def test_the_best_are_those_of_the_logits(form: str, n: int, k: int, count: int, most: int, seed: int) -> None:
     w = random_packed(form, n, k, seed)
     x, norm = rows(count, w.k, seed), rows(1, w.k, seed)[0]
     z = ops.logits(x, w, norm, 1e-5)
-    ids, best = ops.argmax(x, w, norm, 1e-5)
-    assert torch.equal(best, z.amax(-1))
-    assert ids.tolist() == [row.index(max(row)) for row in z.tolist()]
+    ids, values = ops.best(x, w, norm, 1e-5, min(most, w.n))
+    order = [sorted(range(w.n), key=lambda i: (-row[i], i))[:most] for row in z.tolist()]
+    assert ids.tolist() == order and torch.equal(values, z.gather(-1, ids))
     # The norm rounds differently in its last bit, so that a code at a tie may be off by one.
     torch.testing.assert_close(z, reference.logits(x, w, norm, 1e-5), rtol=0, atol=2e-2 * float(z.abs().max()) + 1e-6)
 
 
-def test_argmax_takes_the_first_of_equal_logits() -> None:
+def test_the_first_of_equal_logits_come_first() -> None:
     w = pack_dense(torch.ones(200, 32), 8)
-    ids, best = ops.argmax(torch.ones(3, 32), w, torch.ones(32), 0.0)
-    assert ids.tolist() == [0, 0, 0]
-    assert torch.allclose(best, torch.full((3,), 32.0), rtol=1e-3)
+    ids, values = ops.best(torch.ones(3, 32), w, torch.ones(32), 0.0, 4)
+    assert ids.tolist() == [[0, 1, 2, 3]] * 3
+    assert torch.allclose(values, torch.full((3, 4), 32.0), rtol=1e-3)
+    for k in (0, 201):
+        with pytest.raises(ValueError, match="k must be from 1 to 200"):
+            ops.best(torch.ones(3, 32), w, torch.ones(32), 0.0, k)
 
 
 @SETTINGS
@@ -216,7 +224,7 @@ def test_wrong_arguments_raise() -> None:
     with pytest.raises(ValueError, match="bias must have shape"):
         ops.linear(x, w, torch.zeros(39))
     with pytest.raises(ValueError, match="norm must have shape"):
-        ops.argmax(x, w, norm[1:], 1e-5)
+        ops.best(x, w, norm[1:], 1e-5)
     with pytest.raises(TypeError, match="norm must be"):
         ops.logits(x, w, norm.double(), 1e-5)
     with pytest.raises(TypeError, match="ids must be"):
@@ -251,12 +259,12 @@ def test_torch_operations_are_the_same_functions() -> None:
     assert torch.equal(fewer.linear(x, *arrays(w), None), ops.linear(x, w))
     assert torch.equal(fewer.embed(ids, *arrays(w)), ops.embed(w, ids))
     assert torch.equal(fewer.logits(x, *arrays(w), norm, 1e-5), ops.logits(x, w, norm, 1e-5))
-    assert torch.equal(fewer.argmax(x, *arrays(w), norm, 1e-5)[0], ops.argmax(x, w, norm, 1e-5)[0])
+    assert torch.equal(fewer.best(x, *arrays(w), norm, 1e-5, 3)[0], ops.best(x, w, norm, 1e-5, 3)[0])
     for op, args in (
         (fewer.linear, (x, *arrays(w))),
         (fewer.embed, (ids, *arrays(w))),
         (fewer.logits, (x, *arrays(w), norm, 1e-5)),
-        (fewer.argmax, (x, *arrays(w), norm, 1e-5)),
+        (fewer.best, (x, *arrays(w), norm, 1e-5, 3)),
     ):
         torch.library.opcheck(op.default, args, test_utils=("test_schema", "test_faketensor"))
     with pytest.raises(ValueError, match="q must be"):
@@ -275,4 +283,4 @@ def test_no_rows() -> None:
     w = random_packed("Q4_0", 40, 64)
     assert ops.linear(torch.zeros(0, 64), w).shape == (0, 40)
     assert ops.embed(w, torch.zeros(0, dtype=torch.int64)).shape == (0, 64)
-    assert ops.argmax(torch.zeros(0, 64), w, torch.ones(64), 1e-5)[0].shape == (0,)
+    assert ops.best(torch.zeros(0, 64), w, torch.ones(64), 1e-5)[0].shape == (0, 1)

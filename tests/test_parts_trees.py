@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewer.kernels.topk import topk
 from fewer.parts.rates import Rates
-from fewer.parts.topk import topk
 from fewer.parts.trees import Sapling, best, stood
 from fewer.parts.trigrams import FULL, Trigrams
 from fewer.types import EMPTY_TREE, Tree

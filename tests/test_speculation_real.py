@@ -15,7 +15,7 @@ from fewer.testing.real import drafts, measure
 @pytest.mark.slow
 def test_texts_are_plain_decodings(smollm: Path):
     """Without a second model, with one, through text, its own layers; each with drafts that stood and that did not."""
-    got = measure(["lookahead", "sequoia", "slem", "kangaroo"], str(smollm), prompts=2, tokens=32, threads=1)
+    got = measure(["lookahead", "sequoia", "slem", "kangaroo", "ppd"], str(smollm), prompts=2, tokens=32, threads=1)
     assert not got["failed"]
     for row in got["rows"].values():
         assert row["same"] == row["of"] and row["accepted"] and row["rejected"]

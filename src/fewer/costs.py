@@ -149,7 +149,7 @@ def time_rows(
         for m in ROWS:
             rows = chain(ids[context : context + m], context)
             start = time.perf_counter()
-            decoder.forward(Step([Group(seq, rows, PLAIN, told, np.arange(m))], greedy=True), store)
+            decoder.forward(Step([Group(seq, rows, PLAIN, told, np.arange(m))], best=1), store)
             if r:
                 seen[m].append(time.perf_counter() - start)
             store.commit(seq, rows, np.zeros(0, np.int64))

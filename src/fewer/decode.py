@@ -13,8 +13,9 @@ import torch
 
 from fewer.drafting import ahead, draft, feedback, learn, listens, verified
 from fewer.errors import BadRequest
+from fewer.kernels.topk import likeliest
 from fewer.request import Request
-from fewer.seams import Commit, Forward, Work
+from fewer.seams import BEST, Commit, Forward, Work
 from fewer.types import EMPTY_TREE, Out, Rows, Tree, chain, chain_then_tree, follow
 
 
@@ -117,13 +118,20 @@ class Verdict:
         assert self._out.logits is not None
         return self._out.logits[self._base :]
 
+    @property
+    def best(self) -> np.ndarray:
+        if self._out.logits is None:
+            assert self._out.best is not None
+            return self._out.best[self._base :]
+        return likeliest(self.logits, BEST).cpu().numpy()
+
     def hidden(self, tap: str) -> torch.Tensor:
         return self._out.hidden[tap][self._first :]
 
     def draw(self, node: int) -> int:
-        if self._out.tokens is None:
+        if self._out.best is None:
             return self._req.sampler.draw(self.logits[node + 1], self._req.told)
-        token = int(self._out.tokens[self._base + node + 1])
+        token = int(self._out.best[self._base + node + 1, 0])
         self.push(token)
         return token
 
@@ -147,14 +155,14 @@ def advance(req: Request, pending: list[int], at: int, tree: Tree, beside: Work 
     every = _all_rows_if_needed(req, len(rows))
     want = every if every is not None else np.arange(n - 1, len(rows))
     hears = propose if listens(req) else None
-    told_logits = hears is not None and "logits" in hears.needs
-    greedy = every is None and req.sampler.plain_greedy and accept is None and not told_logits
+    needs = frozenset[str]() if hears is None else hears.needs
+    greedy = every is None and req.sampler.plain_greedy and accept is None
+    best = 0 if not greedy or "logits" in needs else BEST if "best" in needs else 1
     taps = frozenset[str]().union(*(m.taps for m in (hears, accept) if m is not None))
     stage = "decode" if told.decoding else "prefill"
-    out = yield Forward(rows, want, greedy=greedy, taps=taps, stage=stage, beside=beside)
-    if told_logits and every is None and accept is None and req.sampler.plain_greedy:
-        assert out.logits is not None
-        out.tokens = out.logits.argmax(-1).cpu().numpy()
+    out = yield Forward(rows, want, best=best, taps=taps, stage=stage, beside=beside)
+    if greedy and out.logits is not None:
+        out.best = likeliest(out.logits, 1).cpu().numpy()
     verdict = Verdict(req, out, 0 if every is None else n - 1, n - 1, len(tree))
     started = len(told.generated)
     if accept is None:

@@ -31,9 +31,9 @@ def draft(req: Request, context: list[int], horizon: int | None) -> Work:
     tree = yield from aside(req, work)
     with req.ledger.clock("draft"):
         tree = tree.trimmed(limit)
-        if pace is not None:
-            pace.drafted(req.ledger.seconds["draft"] - before)
-            tree = pace.cut(tree)
+        tree = tree if pace is None else pace.cut(tree)
+    if pace is not None:
+        pace.drafted(req.ledger.seconds["draft"] - before)
     return tree
 
 
@@ -72,7 +72,7 @@ def aside(req: Request, work: Work) -> Work:
 def listens(req: Request) -> bool:
     """Does the drafter hear what the model says in the next forward? One that rests does not: it would cost for nothing."""
     propose, pace = req.propose, req.pace
-    return propose is not None and bool("logits" in propose.needs or propose.taps) and (pace is None or pace.listening)
+    return propose is not None and bool(propose.needs or propose.taps) and (pace is None or pace.listening)
 
 
 def feedback(req: Request, tree: Tree, path: list[int], target: Target) -> None:

@@ -14,9 +14,10 @@ best, the drafter rests for a number of tokens that doubles every time; then one
 until RETRY is lost or it pays again. If the whole request has lost more than a forward and BOUND of its tokens, the rest
 lasts until that is made good. So what is lost is a forward or two, not a share of the time. A drafter that goes on failing
 and is dear to keep informed is not asked again. Its first draft is not charged for drafting: reading the prompt is the
-price of having it. What a drafter does beside a forward is charged with what that forward takes longer. What it takes to
-keep it informed is charged to the request; where that alone is more than BOUND a rest makes nothing good, so a drafter
-that has lost more than ALLOWED and BOUND is given up.
+price of having it. What a drafter does beside a forward is charged with what that forward takes longer. So is what it takes
+to keep it informed. While it rests it is told of new tokens, but not what the model said about them, except in the last
+forward of a rest. If being told alone is dear, a rest makes nothing good, and a drafter that has lost more than ALLOWED and
+BOUND is given up.
 
 **Nothing of this may touch the text.** The engine's own acceptance draws one token from the model at each place,
 whatever was drafted, so there everything goes. An Accept method may let the text depend on the draft: then no clock and
@@ -144,12 +145,11 @@ class Pace:
         """The forward over `tree` is done and the text goes on with `new`, one token more than what stands."""
         stood, rows = len(new) - 1, len(tree)
         self._emitted += len(new)
+        informing, self._informing = self._informing if self._set_up else 0.0, 0.0
         if self._set_up:
-            self._upkeep += 0.1 * (self._informing / len(new) - self._upkeep)
-            self._total -= self._informing
+            self._upkeep += 0.1 * (informing / len(new) - self._upkeep)
             if self._upkeep > DEAR and self._total + ALLOWED < -BOUND * self._emitted:
                 self._give_up()
-        self._informing = 0.0
         if self._timed:
             self._others, self._groups = out.rows - 1 - rows, out.groups
             if self._ahead:  # the drafter's share of the time is what the forward took beyond its price
@@ -168,8 +168,10 @@ class Pace:
             self._width += 0.3 * (nodes / deep - self._width)
         if self.asked:
             self._set_up = True
-            self._watch(worth * stood - cost)
-        elif self._resting:
+            self._watch(worth * stood - cost - informing)
+        else:
+            self._total -= informing
+        if self._resting:
             self._rest -= 1
             self._ledger.guard_tokens += 1
         self._drafting, self._forwards, self._drafted, self._ahead = 0.0, 0, (0, 0), False

@@ -19,6 +19,7 @@ import torch
 from fewer.costs import NOMINAL
 from fewer.decode import decode
 from fewer.errors import BadRequest
+from fewer.kernels.topk import likeliest
 from fewer.kv.store import Store
 from fewer.kv.view import View
 from fewer.lanes import Lanes, Timed, timed
@@ -241,8 +242,9 @@ class Runner:
             told = self._told(req, model)
             seams = req.seams if model == "main" and req.kept is not None else PLAIN
             groups.append(Group(req.seqs[model], ask.rows, seams, told, ask.want, ask.watch))
-        greedy = all(a.greedy or a.want is None for a in asks)
-        forward = partial(decoder.forward, Step(groups, asks[0].stop, asks[0].start, asks[0].taps, greedy), store)
+        asked = [a.best for a in asks if a.want is not None]
+        best = max(asked, default=0) if all(asked) else 0
+        forward = partial(decoder.forward, Step(groups, asks[0].stop, asks[0].start, asks[0].taps, best), store)
         began = time.perf_counter()
         try:
             (outs, spent), start, end = self._beside(model, forward, batch)
@@ -273,8 +275,8 @@ class Runner:
             led.spend(ask.stage, end - start)
             if one.lane or ask.beside is not None:
                 led.lane(model, start, end)
-            if out.logits is not None and ask.greedy:
-                out.tokens, out.logits = out.logits.argmax(-1).cpu().numpy(), None
+            if out.logits is not None and ask.best:
+                out.best, out.logits = likeliest(out.logits, ask.best).cpu().numpy(), None
             one.ask, one.reply = None, out
             if one.req.error is not None:  # of what ran beside it
                 self._end(one)

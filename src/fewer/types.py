@@ -242,7 +242,7 @@ class Step:
     stop: int | None = None
     start: int = 0
     taps: frozenset[str] = frozenset()
-    greedy: bool = False  # only the arg max of each wanted row is needed
+    best: int = 0  # so many of the likeliest tokens of each wanted row are enough; 0 = logits
     size: int = 0
 
     def __post_init__(self) -> None:
@@ -255,13 +255,14 @@ class Step:
 
 @dataclass(slots=True)
 class Out:
-    """What a forward returns for one group. logits (W, V) in the order of `want`, or tokens (W,) if greedy was enough.
+    """What a forward returns for one group. logits (W, V) in the order of `want`, or best (W, k) if the likeliest k tokens were
+    enough, likeliest first.
 
     rows, groups, seconds: of the whole merged forward; lanes: other models ran beside it, seconds until all had ended.
     """
 
     logits: torch.Tensor | None = None
-    tokens: np.ndarray | None = None
+    best: np.ndarray | None = None
     hidden: dict[str, torch.Tensor] = field(
         default_factory=dict
     )  # declared taps: "layer.3" -> (T, D); "last" -> (T, D)

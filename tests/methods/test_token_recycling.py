@@ -92,20 +92,18 @@ def test_rates_learn_which_rank_comes():
 
 
 class Said:
-    """What a model said: node -1 and every node of a tree."""
+    """The likeliest tokens behind node -1 and every node of a tree."""
 
-    def __init__(self, logits):
-        self.logits = torch.as_tensor(logits)
+    def __init__(self, best):
+        self.best = np.array(best)
 
 
 def test_every_node_standing_or_not_overwrites_its_row():
-    method, told = TokenRecycling(breadth=2), Told(1)
+    method, told = TokenRecycling(breadth=2), Told(1, vocab=8)
     state = method.start(told)
     tree = matrix().grow(1, rank_rates(2), 3, 2)  # (2), (2, 1), (3)
-    logits = np.zeros((4, 8))
-    for row, (first, second) in enumerate([(6, 7), (5, 6), (4, 5), (3, 4)]):
-        logits[row, first], logits[row, second] = 2, 1
-    method.feedback(tree, [0], Said(logits), told, state)
+    said = Said([(6, 7, 0), (5, 6, 0), (4, 5, 0), (3, 4, 0)])
+    method.feedback(tree, [0], said, told, state)
     assert state.matrix.successors(1) == []  # not before the ranks are graded
     method.learn([1, 2, 5], [2, 5], told, state)
     assert {t: state.matrix.successors(t) for t in (2, 1, 3)} == {2: [5, 6], 1: [4, 5], 3: [3, 4]}

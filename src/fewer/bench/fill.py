@@ -94,7 +94,7 @@ class Decoding:
         self.told.generated.append(token)
         group = Group(self.seq, rows, self.seams, self.told, np.array([0]))
         start = time.perf_counter()
-        _, (spent,) = self.decoder.forward(Step([group], greedy=True), self.store)
+        _, (spent,) = self.decoder.forward(Step([group], best=1), self.store)
         self.store.commit(self.seq, rows, np.array([0]))
         self.seconds.append(time.perf_counter() - start)
         self.told.seen += 1

@@ -114,9 +114,9 @@ class PackedHead:
         cap = self.spec.final_softcap
         return z if cap is None else z.div_(cap).tanh_().mul_(cap)
 
-    def argmax(self, x: torch.Tensor) -> torch.Tensor:
-        """The same, arg max only: (T,) int64; ties go to the lowest id."""
-        return ops.argmax(x, self.proj, self.norm, self.spec.norm_eps, self.planes)[0]
+    def best(self, x: torch.Tensor, k: int) -> torch.Tensor:
+        """Ids (T, k) of the k largest alone, largest first; ties go to the lowest id."""
+        return ops.best(x, self.proj, self.norm, self.spec.norm_eps, k, self.planes)[0]
 
 
 def _need(name: str, t: torch.Tensor, rows: int, width: int) -> None:

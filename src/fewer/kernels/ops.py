@@ -69,14 +69,17 @@ def logits(x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, planes: i
     return out
 
 
-def argmax(
-    x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, planes: int = 1
+def best(
+    x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, k: int = 1, planes: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first largest of `logits` of each row: ids (T,) int64 and values (T,) float32; no (T, n) array is made."""
+    """The k largest of `logits` of each row, largest first and the first of equal ones first: ids (T, k) int64 and values
+    (T, k) float32; no (T, n) array is made."""
     fast = check_floats("x", x, (-1, w.k))
     check("norm", norm, (w.k,), x.dtype)
+    if not 1 <= k <= w.n:
+        raise ValueError(f"k must be from 1 to {w.n}, not {k}")
     if not fast or native is None:
-        return reference.argmax(x, w, norm, eps, planes)
-    ids, best = torch.empty(len(x), dtype=torch.int64), torch.empty(len(x))
-    native.argmax(w.handle, x.data_ptr(), len(x), norm.data_ptr(), eps, planes, ids.data_ptr(), best.data_ptr())
-    return ids, best
+        return reference.best(x, w, norm, eps, k, planes)
+    ids, values = torch.empty(len(x), k, dtype=torch.int64), torch.empty(len(x), k)
+    native.best(w.handle, x.data_ptr(), len(x), norm.data_ptr(), eps, planes, k, ids.data_ptr(), values.data_ptr())
+    return ids, values

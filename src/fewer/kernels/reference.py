@@ -73,13 +73,12 @@ def logits(x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, planes: i
     return linear(rms_norm(x, norm, eps), w, group=16, planes=planes)
 
 
-def argmax(
-    x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, planes: int = 1
+def best(
+    x: torch.Tensor, w: Packed, norm: torch.Tensor, eps: float, k: int = 1, planes: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Index of the first largest logit of each row (T,) int64, and that logit (T,) float32."""
-    z = logits(x, w, norm, eps, planes)
-    best = z.amax(-1)
-    return (z == best[:, None]).to(torch.uint8).argmax(-1), best.float()
+    """Indices (T, k) int64 of the k largest logits of each row, the first of equal ones first, and those (T, k) float32."""
+    values, ids = logits(x, w, norm, eps, planes).sort(dim=-1, descending=True, stable=True)
+    return ids[:, :k].contiguous(), values[:, :k].float().contiguous()
 
 
 def qkv(

@@ -16,7 +16,7 @@ _library = torch.library.Library("fewer", "DEF")
 _library.define(f"linear(Tensor x, {_W}, Tensor? bias=None) -> Tensor")
 _library.define(f"embed(Tensor ids, {_W}) -> Tensor")
 _library.define(f"logits(Tensor x, {_W}, Tensor norm, float eps) -> Tensor")
-_library.define(f"argmax(Tensor x, {_W}, Tensor norm, float eps) -> (Tensor, Tensor)")
+_library.define(f"best(Tensor x, {_W}, Tensor norm, float eps, int k_best) -> (Tensor, Tensor)")
 
 Arrays = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int, int, int, int, int, int]
 
@@ -45,9 +45,9 @@ def _logits(x, q, scale, minimum, bits, group, n, k, zero, shift, norm, eps):
     return ops.logits(x, _packed(q, scale, minimum, bits, group, n, k, zero, shift), norm, eps)
 
 
-@torch.library.impl(_library, "argmax", "CPU")
-def _argmax(x, q, scale, minimum, bits, group, n, k, zero, shift, norm, eps):
-    return ops.argmax(x, _packed(q, scale, minimum, bits, group, n, k, zero, shift), norm, eps)
+@torch.library.impl(_library, "best", "CPU")
+def _best(x, q, scale, minimum, bits, group, n, k, zero, shift, norm, eps, k_best):
+    return ops.best(x, _packed(q, scale, minimum, bits, group, n, k, zero, shift), norm, eps, k_best)
 
 
 @torch.library.register_fake("fewer::linear", lib=_library)
@@ -65,6 +65,7 @@ def _logits_shape(x, q, scale, minimum, bits, group, n, k, zero, shift, norm, ep
     return x.new_empty(x.shape[0], n)
 
 
-@torch.library.register_fake("fewer::argmax", lib=_library)
-def _argmax_shape(x, q, scale, minimum, bits, group, n, k, zero, shift, norm, eps):
-    return x.new_empty(x.shape[0], dtype=torch.int64), x.new_empty(x.shape[0], dtype=torch.float32)
+@torch.library.register_fake("fewer::best", lib=_library)
+def _best_shape(x, q, scale, minimum, bits, group, n, k, zero, shift, norm, eps, k_best):
+    shape = (x.shape[0], k_best)
+    return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape, dtype=torch.float32)

@@ -135,10 +135,10 @@ class Decoder:
             return outs
         picked = x if len(rows) == len(x) else x[torch.from_numpy(rows)]
         ends = np.cumsum([len(w) for w in wanted])
-        if step.greedy:
-            ids = self.head.argmax(picked).cpu().numpy()
+        if step.best:
+            ids = self.head.best(picked, min(step.best, self.spec.vocab)).cpu().numpy()
             for o, e, w in zip(outs, ends, wanted):
-                o.tokens = ids[e - len(w) : e]
+                o.best = ids[e - len(w) : e]
         else:
             logits = self.head.logits(picked)
             for o, e, w in zip(outs, ends, wanted):

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import gelu, linear, silu
 
+from fewer.kernels.topk import likeliest
 from fewer.models.spec import Spec
 
 
@@ -49,8 +50,8 @@ class Head(Protocol):
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, D) before the final norm -> (T, V)."""
 
-    def argmax(self, x: torch.Tensor) -> torch.Tensor:
-        """The same, arg max only: (T,) int64; ties go to the lowest id."""
+    def best(self, x: torch.Tensor, k: int) -> torch.Tensor:
+        """Ids (T, k) of the k largest alone, largest first; of equal largest ones the lowest id comes first."""
 
 
 def rms_norm(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
@@ -118,5 +119,5 @@ class DenseHead:
         cap = self.spec.final_softcap
         return z if cap is None else cap * torch.tanh(z / cap)
 
-    def argmax(self, x: torch.Tensor) -> torch.Tensor:
-        return self.logits(x).argmax(-1)
+    def best(self, x: torch.Tensor, k: int) -> torch.Tensor:
+        return likeliest(self.logits(x), k)

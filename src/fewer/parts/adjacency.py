@@ -14,7 +14,6 @@ from itertools import count
 import numpy as np
 
 from fewer.parts.rates import Rates
-from fewer.parts.topk import topk
 from fewer.parts.trees import Sapling
 from fewer.seams import Target
 from fewer.types import Tree
@@ -74,10 +73,10 @@ class Recycled:
     """One request's use of a matrix: rates of its ranks, and what the model said last (nodes, their best successors)."""
 
     matrix: Adjacency
+    vocab: int
     rates: Rates = field(init=False)
     nodes: list[int] = field(default_factory=list)
     best: np.ndarray | None = None
-    vocab: int = 0
 
     def __post_init__(self) -> None:
         self.rates = rank_rates(self.matrix.breadth)
@@ -89,9 +88,8 @@ class Recycled:
     def hear(self, tree: Tree, path: list[int], target: Target) -> None:
         """Keep the best successors at the certain token and every node; nodes that stand go last, so that theirs count."""
         order = [*(i for i in range(len(tree)) if i not in path and tree.tokens[i] >= 0), *path]
-        self.vocab = target.logits.shape[1]
-        best = topk(target.logits, min(self.matrix.breadth, self.vocab))[1].numpy()
-        self.nodes, self.best = tree.tokens[order].tolist(), best[[0, *(i + 1 for i in order)]]
+        self.nodes = tree.tokens[order].tolist()
+        self.best = target.best[[0, *(i + 1 for i in order)], : self.matrix.breadth]
 
     def learn(self, context: list[int], new: list[int]) -> None:
         """Grade the ranks by what came, then put what was heard into the matrix."""

@@ -87,6 +87,10 @@ class Part:
     def logits(self) -> torch.Tensor:
         return self._whole.logits[self._rows]
 
+    @property
+    def best(self) -> np.ndarray:
+        return self._whole.best[self._rows.numpy()]
+
     def hidden(self, tap: str) -> torch.Tensor:
         return self._whole.hidden(tap)[self._rows]
 
@@ -167,7 +171,7 @@ class Merged(Propose):
     def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Turn) -> None:
         there = find(tree, state.whole)
         for i, (p, own) in enumerate(zip(self.parts, state.states)):
-            if "logits" not in p.needs and not p.taps:
+            if not p.needs and not p.taps:
                 continue
             own_nodes = set(state.places[i].tolist()) if there else set()
             known = {*path, *(n for n, at in enumerate(there) if at in own_nodes)}

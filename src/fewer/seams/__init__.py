@@ -7,13 +7,14 @@ Every class says when it is called; a method overrides only what is new in its p
 
 from fewer.seams.asks import Commit, Forward, Rewind, Work
 from fewer.seams.cache import Blocks, Codec, Retain, Select
-from fewer.seams.drafting import Accept, Propose, Target
+from fewer.seams.drafting import BEST, Accept, Propose, Target
 from fewer.seams.knobs import budget_knob, knob, resolve_budget
 from fewer.seams.layers import Route
 from fewer.seams.method import Held, Method, Watcher
 from fewer.seams.text import Pack, Rule, Strategy, Transform
 
 __all__ = [
+    "BEST",
     "SEAMS",
     "Accept",
     "Blocks",

@@ -19,7 +19,8 @@ class Forward:
     """Asks for one forward: rows of a model's sequence. `want` = local rows whose logits come back; None = none.
 
     stop: leave the stack after so many layers. start: enter it above so many layers, with soft rows that those made;
-    they were counted as seen when they began. taps: hidden states to return. greedy: the arg max is enough.
+    they were counted as seen when they began. taps: hidden states to return. best: so many of the likeliest tokens of each
+    wanted row are enough, 0 = logits.
     """
 
     rows: Rows
@@ -28,7 +29,7 @@ class Forward:
     stop: int | None = None
     start: int = 0
     taps: frozenset[str] = frozenset()
-    greedy: bool = False
+    best: int = 0
     watch: Watcher | None = None  # a transform that reads attention during its own pass
     stage: str = "decode"  # which line of the ledger's clock this belongs to
     beside: Work | None = None  # runs on other models while this forward does; the answer comes when both are done

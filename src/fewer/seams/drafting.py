@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 
 from fewer.seams.asks import Work
 from fewer.seams.method import Method
 from fewer.types import EMPTY_TREE, Rng, Told, Tree, follow
+
+BEST = 12  # likeliest tokens of a row that a drafter may hear of
 
 
 class Target(Protocol):
@@ -23,6 +26,8 @@ class Target(Protocol):
 
     @property
     def logits(self) -> torch.Tensor: ...
+    @property
+    def best(self) -> np.ndarray: ...  # (N + 1, BEST or all) the likeliest tokens of each row, likeliest first
     def hidden(self, tap: str) -> torch.Tensor: ...  # (N + 1, D) of a tap that was declared; rows as in logits
     def draw(self, node: int) -> int: ...  # sample there, after what was pushed, and push the token
     def ends(self, token: int) -> bool: ...  # the text ends with it
@@ -78,8 +83,9 @@ class Propose(Method):
         return tree
 
     def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Any) -> None:
-        """With needs = {"logits"} or taps: what the model said about `tree`, of which `path` stands. Called before learn(),
-        and once with the empty tree when the prompt is complete; of the forwards of a rest (pace.py) only for the last."""
+        """With needs = {"best"}, the few likeliest tokens alone, {"logits"}, or taps: what the model said about `tree`, of
+        which `path` stands. Called before learn(), and once with the empty tree when the prompt is complete; of the forwards
+        of a rest (pace.py) only for the last."""
 
     def learn(self, context: list[int], new: list[int], told: Told, state: Any) -> None:
         """`new` tokens were appended; they are the end of `context`."""

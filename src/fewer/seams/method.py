@@ -21,7 +21,9 @@ class Method:
 
     seam: ClassVar[str] = ""
     name: ClassVar[str] = ""  # the catalogue name, set on the object when a plan is made
-    needs: ClassVar[frozenset[str]] = frozenset()  # evidence the engine must produce: "attention", "queries", "logits"
+    needs: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # evidence the engine must produce: "attention", "queries", "logits", "best"
     uses: ClassVar[frozenset[str]] = frozenset()  # models beside "main" that its forwards name, e.g. "draft"
     by_text: ClassVar[bool] = (
         False  # it speaks to them through text, so their vocabularies may differ from the main one's

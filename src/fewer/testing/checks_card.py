@@ -18,7 +18,7 @@ from fewer.testing.subject import Subject
 TASKS = ("needle", "copy", "chat", "constrained", "batch")
 EVIDENCE = {"attention": ("probe", "watch"), "queries": ("probe", "watch_queries"), "logits": ("read_logits",)}
 OWN_EVIDENCE: dict[str, dict[str, tuple[str, ...]]] = {  # of seams that hear it in hooks of their own
-    "propose": {"logits": ("feedback",)},
+    "propose": {"logits": ("feedback",), "best": ("feedback",)},
     "select": {"queries": ("read",)},
 }
 CHANGES_TEXT = ("retain", "select", "codec", "route", "propose", "accept", "transform", "pack", "strategy")
@@ -79,7 +79,8 @@ def evidence(subject: Subject) -> None:
     for kind, hooks in offered.items():
         own = [h for h in hooks if getattr(cls, h, None) is not getattr(base, h, None)]
         if kind not in method.needs:
-            unused = hooks[-1] in own and not by_knobs and not getattr(method, "taps", None)
+            heard = getattr(method, "taps", None) or any(offered[other] == hooks for other in method.needs)
+            unused = hooks[-1] in own and not by_knobs and not heard
             require(not unused, f"it has {hooks[-1]} but does not declare that it needs {kind}, so nobody calls it")
             continue
         require(

@@ -68,10 +68,10 @@ class Reader:
         self._store.truncate(seq, at)
         rows = chain([*case.prompt, *case.said[:-1]][at:], at)
         group = Group(seq, rows, PLAIN, Told(0), np.arange(start - at, len(rows)))
-        (out,), _ = self._model.forward(Step([group], greedy=True), self._store)
+        (out,), _ = self._model.forward(Step([group], best=1), self._store)
         self._store.commit(seq, rows, np.arange(len(rows)))
-        assert out.tokens is not None
-        case.foretold += out.tokens.tolist()
+        assert out.best is not None
+        case.foretold += out.best[:, 0].tolist()
 
 
 def mine(

@@ -41,7 +41,7 @@ class Asking:
 class PromptTokens(Propose):
     """Ask the model for the tokens after next, with trained vectors, in the forward that checks the last guesses."""
 
-    needs = frozenset({"logits"})
+    needs = frozenset({"best"})
     file: str = knob("smollm2-135m", "trained prompt tokens: those that come with fewer, a file, or untrained")
     budget: int = knob(7, "rows of a tree: guesses and prompt tokens", low=1, high=32)
 
@@ -69,8 +69,7 @@ class PromptTokens(Propose):
             if not len(soft):
                 return
             node = int(soft[0])
-            logits = target.logits[node + 1]
-            state.guesses.append(torch.topk(logits, min(RANKS, len(logits))).indices.tolist())
+            state.guesses.append(target.best[node + 1, :RANKS].tolist())
 
 
 def fresh(embed: Callable[[torch.Tensor], torch.Tensor], prompts: int = PROMPTS) -> torch.Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewer.parts.adjacency import Adjacency, Recycled
-from fewer.seams import Propose, Target, knob
+from fewer.seams import BEST, Propose, Target, knob
 from fewer.types import Told, Tree
 
 
@@ -22,17 +22,17 @@ from fewer.types import Told, Tree
 class TokenRecycling(Propose):
     """Draft from an adjacency matrix of the likeliest successors the model saw at each token, right or wrong."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    needs: ClassVar[frozenset[str]] = frozenset({"best"})
 
     budget: int = knob(7, "tokens of a draft, all branches together", low=1)
     length: int = knob(6, "tokens of one branch", low=1)
-    breadth: int = knob(8, "successors kept a token", low=1, high=12)
+    breadth: int = knob(8, "successors kept a token", low=1, high=BEST)
 
     def remember(self, told: Told) -> Adjacency:
         return Adjacency(self.breadth)
 
     def start(self, told: Told) -> Recycled:
-        return Recycled(told.remembered(self))
+        return Recycled(told.remembered(self), told.vocab)
 
     def guess(self, context: list[int], limit: int, told: Told, state: Recycled) -> Tree:
         return state.grow(context[-1], self.budget, min(self.length, limit))

@@ -22,7 +22,7 @@ from fewer.parts.adjacency import Adjacency, Recycled
 from fewer.parts.draft_model import DraftModel, likeliest
 from fewer.parts.trees import Sapling, best, rooted
 from fewer.parts.trie import Trie
-from fewer.seams import Propose, Target, Work, knob
+from fewer.seams import BEST, Propose, Target, Work, knob
 from fewer.types import Rng, Told, Tree
 
 
@@ -66,15 +66,15 @@ class Recalled:
 class RecyclingRetrieval(Fused):
     """Fuse what followed earlier places of the last tokens with a draft from Token Recycling's matrix."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    needs: ClassVar[frozenset[str]] = frozenset({"best"})
 
-    breadth: int = knob(8, "successors kept a token", low=1, high=12)
+    breadth: int = knob(8, "successors kept a token", low=1, high=BEST)
 
     def remember(self, told: Told) -> Adjacency:
         return Adjacency(self.breadth)
 
     def start(self, told: Told) -> Recalled:
-        return Recalled(self.trie(), Recycled(told.remembered(self)))
+        return Recalled(self.trie(), Recycled(told.remembered(self), told.vocab))
 
     def guess(self, context: list[int], limit: int, told: Told, state: Recalled) -> Tree:
         levels = min(self.length, limit)

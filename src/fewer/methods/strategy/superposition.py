@@ -25,9 +25,9 @@ import torch
 
 from fewer.decode import prefill, read
 from fewer.errors import BadRequest
+from fewer.kernels.topk import topk
 from fewer.parts import corpus
 from fewer.parts.ngrams import Ngrams
-from fewer.parts.topk import topk
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Strategy, Work, knob
 from fewer.types import Told, code_points, soft
