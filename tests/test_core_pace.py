@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewer.costs import NOMINAL, Costs, Curve
+from fewer.guard import DEAR, LONGEST, REST, Account
 from fewer.ledger import Ledger
-from fewer.pace import DEAR, LONGEST, REST, Pace
+from fewer.pace import Pace
 from fewer.seams import Commit, Forward, Propose, Work, knob
 from fewer.testing.companions import CYCLE, REPEATS, Guess, Oracle
 from fewer.testing.harness import request, run
@@ -47,7 +48,7 @@ def line(n: int, chance: list[float] | None = None) -> Tree:
 # ---------------------------------------------------------------------- what is verified
 @given(st.data())
 def test_the_best_part_of_a_draft(data):
-    """Against trying every part that holds each node's parent."""
+    """Against trying every part that holds each node's parent and, if it is more than a node, costs no more than the stake."""
     n = data.draw(st.integers(1, 8))
     parent = np.array([data.draw(st.integers(-1, i - 1)) for i in range(n)])
     chance = np.zeros(n)
@@ -62,7 +63,8 @@ def test_the_best_part_of_a_draft(data):
         return value * sum(judged[list(part)]) - (costs(1 + len(part)) - 1.0)
 
     parts = [c for k in range(n + 1) for c in itertools.combinations(range(n), k)]
-    whole = [c for c in parts if all(parent[i] < 0 or parent[i] in c for i in c)]
+    fit = [c for c in parts if len(c) < 2 or costs(1 + len(c)) - 1.0 <= p._guard.stake]
+    whole = [c for c in fit if all(parent[i] < 0 or parent[i] in c for i in c)]
     got = tuple(p.cut(tree).tokens.tolist())
     assert got in whole and worth(got) == pytest.approx(max(map(worth, whole)), abs=1e-9)
 
@@ -166,7 +168,7 @@ def test_rests_grow_and_are_told():
     long = rests[rests > 1]
     assert long[0] == REST + 1 and (np.diff(long) >= 0).all() and long[-1] == LONGEST + 1
     led = play.p._ledger
-    assert led.guard_rests == len(long) + (play.p._rest > 0) and "it cost more than they saved" in led.notes[0]
+    assert led.guard_rests == len(long) + play.p._guard.resting and "it cost more than they saved" in led.notes[0]
     assert led.guard_tokens + len(play.asked) == 3000
 
 
@@ -210,6 +212,23 @@ def test_what_is_very_dear_to_keep_informed_is_given_up_soon(upkeep):
     play = Play(upkeep=upkeep)
     assert play.run(600, lambda i: 0) > 0.97
     assert play.p.retired or upkeep < DEAR
+
+
+def test_a_drafter_whose_first_drafts_are_dear_must_earn_them():
+    """Twelve forwards for a prompt: one that is right goes on, one that is wrong rests until less than BOUND is lost."""
+    for right, rested in ((7, False), (0, True)):
+        account, notes = Account(), list[str]()
+        for _ in range(4):
+            costs = Costs(NOMINAL, timed=True)
+            costs.heard(1, ONE)
+            p = Pace(costs, lambda model: 0.3, Ledger(), "it", account)
+            Play(drafting=12.0, p=p).run(1, lambda i, n=right: n)
+            Play(drafting=0.1, p=p).run(60, lambda i, n=right: n)
+            notes += p._ledger.notes
+        assert (account.gained > 0) is not rested
+        assert sum("reading prompts for it" in n for n in notes) == (3 if rested else 0)
+    account.emitted = 100_000
+    assert not account.overdrawn
 
 
 def test_what_works_beside_a_forward_pays_for_what_it_slows():

@@ -21,6 +21,7 @@ import torch
 from fewer.card import cards
 from fewer.costs import NOMINAL, Costs, curve
 from fewer.errors import BadRequest, PromptTooLong
+from fewer.guard import Account
 from fewer.kv.prefix import PrefixCache
 from fewer.ledger import Ledger
 from fewer.models.beside import Beside
@@ -70,6 +71,7 @@ class Engine:
         self.forwards: Counter[str] = Counter()  # merged forwards a model, over all runs
         self._healers: dict[str, Healer] = {}
         self.memory = Memory()  # what methods keep over requests
+        self.accounts: dict[str, Account] = {}  # what each drafter has gained over requests
 
     # ------------------------------------------------------------------ public verbs
     def generate(self, prompt: Prompt | Sequence[Prompt], *, n: int = 1, **options: Any) -> Any:
@@ -244,7 +246,9 @@ class Engine:
             return None
         free = seams.accept is None or (greedy and seams.accept.exact)  # the text cannot depend on the draft
         costs, one = self.costs if free else Costs(NOMINAL, timed=False), row_macs(self.model.spec)
-        return Pace(costs, lambda m: row_macs(self.models[m].spec) / one, ledger, label(seams.propose))
+        name = label(seams.propose)
+        account = self.accounts.setdefault(name, Account()) if free else None
+        return Pace(costs, lambda m: row_macs(self.models[m].spec) / one, ledger, name, account)
 
     def _start_from(self, req: Request, seq: int, length: int) -> None:
         """Let a request begin with `length` prompt tokens already in sequence `seq`."""

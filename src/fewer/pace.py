@@ -1,23 +1,17 @@
-"""How much of a draft is verified, decided for every draft; and the guard that lets a losing drafter rest.
+"""How much of a draft is verified, decided for every draft.
 
 Costs are counted in forwards of one row, C(m) being that of m rows. A node that stands saves one forward; so of a draft
 those nodes are verified, likeliest first, that make the most of
 
     worth = value * sum of P(node) - (C(1 + nodes) - C(1))            value = 1 / tokens got lately per C(1) spent
 
-P comes from parts/chances.py, C from costs.py. Dividing by the rate that is reached anyway makes the sum of many drafts,
+P comes from parts/chances.py, C from costs.py. What a draft costs if none of it stands is at most what the guard may still
+lose, but for its first node. Dividing by the rate that is reached anyway makes the sum of many drafts,
 not each one alone, as fast as can be. How deep a drafter may go is decided likewise before it drafts, if it runs a forward
 a level. In a batch C is that of all rows together.
 
-The guard keeps the account: tokens gained, less rows and drafting at their price. When it has fallen SLACK below its
-best, the drafter rests for a number of tokens that doubles every time; then one small draft after the other is tried
-until RETRY is lost or it pays again. If the whole request has lost more than a forward and BOUND of its tokens, the rest
-lasts until that is made good. So what is lost is a forward or two, not a share of the time. A drafter that goes on failing
-and is dear to keep informed is not asked again. Its first draft is not charged for drafting: reading the prompt is the
-price of having it. What a drafter does beside a forward is charged with what that forward takes longer. So is what it takes
-to keep it informed. While it rests it is told of new tokens, but not what the model said about them, except in the last
-forward of a rest. If being told alone is dear, a rest makes nothing good, and a drafter that has lost more than ALLOWED and
-BOUND is given up.
+What a drafter does beside a forward is charged with what that forward takes longer. Whether it is asked at all is the
+guard's business (guard.py).
 
 **Nothing of this may touch the text.** The engine's own acceptance draws one token from the model at each place,
 whatever was drafted, so there everything goes. An Accept method may let the text depend on the draft: then no clock and
@@ -34,47 +28,42 @@ from collections.abc import Callable
 import numpy as np
 
 from fewer.costs import Costs
+from fewer.guard import Account, Guard
 from fewer.ledger import Ledger
 from fewer.parts.chances import Acceptance, Reach
 from fewer.types import EMPTY_TREE, Out, Tree
 
-SLACK, RETRY = 0.75, 0.25  # forwards that may be lost before the drafter rests: at first, and at every later try
-SHARE = 0.1  # of what was gained that may be lost besides
-BOUND = 0.01  # of all tokens: net loss of the whole request, in forwards, beyond which it rests as long as it takes
-REST, LONGEST = 8, 512  # tokens of the first rest, and of any
-DEAR = 0.01  # upkeep, in forwards a token, that a drafter which fails again and again may cost
-ALLOWED = 2.0  # forwards that a drafter which is dear to inform may lose
 DEEPEST = 32  # levels considered for drafters whose drafting costs
 MEMORY = 0.97  # of the rate, a forward
 RARE = 0.01  # a node that stands less often is worth no row
 
 
 class Pace:
-    """One request's. `levels` before a draft, `cut` after it, `heard` after its forward; `retired` = do not ask again."""
+    """One request's. `levels` before a draft, `cut` after it, `heard` after its forward."""
 
-    def __init__(self, costs: Costs, weigh: Callable[[str], float], ledger: Ledger, name: str) -> None:
-        """costs: timed, unless the clock may have no say. weigh(model) = its multiply-adds a row over the main model's."""
+    def __init__(
+        self, costs: Costs, weigh: Callable[[str], float], ledger: Ledger, name: str, account: Account | None = None
+    ) -> None:
+        """costs: timed, unless the clock may have no say. weigh(model) = its multiply-adds a row over the main model's.
+        account: of the same drafter in earlier requests, where they may have a say."""
         self.costs, self._timed, self._weigh = costs, costs.timed, weigh
-        self._ledger, self._name = ledger, name
+        self._ledger = ledger
         self._acceptance, self._reach = Acceptance(), Reach()
         self._others, self._groups = 0, 1  # rows and requests beside this one in the last forward
         self._tokens = self._spent = 1.0  # lately, fading
-        self._gained = self._best = 0.0  # the account since the drafter was last asked afresh
-        self._total, self._emitted = 0.0, 0  # the account of the whole request; tokens
-        self._rest, self._pause, self._slack = 0, REST, SLACK
-        self.asked = self._resting = self._set_up = self._ahead = False
+        self._guard = Guard(ledger, name, Account() if account is None else account)
+        self.asked = self._rested = self._ahead = False
         self._drafting, self._forwards = 0.0, 0  # what the draft under way has cost, and its forwards
         self._drafted = 0, 0  # its nodes and levels
         self._a_draft, self._a_level = 0.0, 0.0  # what drafting one level costs, and what any other adds
         self._width = 1.0  # nodes a level
-        self._upkeep = self._informing = 0.0  # in forwards a token; in forwards since the last one
-        self.retired = False
+        self._informing = 0.0  # in forwards since the last one
 
     # ------------------------------------------------------------------ before and after a draft
     def levels(self, limit: int) -> int:
         """How deep the next draft may be; 0 = the drafter is not asked now."""
-        self._resting, self.asked = self._rest > 0, False
-        if self._resting or limit <= 0 or (self._timed and not self.costs.known):
+        self.asked, self._rested = False, self._guard.resting
+        if self._rested or limit <= 0 or (self._timed and not self.costs.known):
             return 0
         deep = limit
         if self._a_level > 0.005:
@@ -84,18 +73,23 @@ class Pace:
                 for d, total in enumerate(np.cumsum(self._reach.levels(n)).tolist(), 1)
             ]
             deep = max(range(n + 1), key=worth.__getitem__)
-            if deep == 0 and self._trying:
+            if deep == 0 and self._guard.trying:
                 deep = max(range(1, n + 1), key=worth.__getitem__)
             elif deep == 0:
-                self._let_rest()
+                self._guard.let_rest()
                 return 0
         self.asked = True
         return deep
 
     @property
     def listening(self) -> bool:
-        """Is the drafter told about the forward under way? Of a rest only about the last one."""
-        return self._rest <= 1
+        """Is the drafter told what the model says in the forward under way?"""
+        return self._guard.listening
+
+    @property
+    def retired(self) -> bool:
+        """Is the drafter never asked again?"""
+        return self._guard.retired
 
     def forward(self, model: str, rows: int, share: float) -> None:
         """The drafter ran so many rows through a share of a model's layers."""
@@ -123,14 +117,17 @@ class Pace:
             return tree
         soft = None if tree.embeds is None else _soft(tree)
         value, total, rows = self._value(), 0.0, 0 if soft is None else soft[0][-1]
-        best, taken = 0.0, 0
+        best, taken, stake = 0.0, 0, self._guard.stake
         base = self.costs(self._others + 1)
         for k, i in enumerate(order, 1):
             if p[i] < RARE:
                 break
             total += p[i]
             rows += 1 if soft is None else 1 + soft[0][i]
-            worth = value * total - (self.costs(self._others + 1 + rows) - base)
+            cost = self.costs(self._others + 1 + rows) - base
+            if taken and cost > stake:
+                break
+            worth = value * total - cost
             if worth > best:
                 best, taken = worth, k
         if not taken:
@@ -144,37 +141,26 @@ class Pace:
     def heard(self, tree: Tree, new: list[int], out: Out) -> None:
         """The forward over `tree` is done and the text goes on with `new`, one token more than what stands."""
         stood, rows = len(new) - 1, len(tree)
-        self._emitted += len(new)
-        informing, self._informing = self._informing if self._set_up else 0.0, 0.0
-        if self._set_up:
-            self._upkeep += 0.1 * (informing / len(new) - self._upkeep)
-            if self._upkeep > DEAR and self._total + ALLOWED < -BOUND * self._emitted:
-                self._give_up()
         if self._timed:
             self._others, self._groups = out.rows - 1 - rows, out.groups
             if self._ahead:  # the drafter's share of the time is what the forward took beyond its price
                 self._drafting += max(0.0, out.seconds / self.costs.seconds - self.costs(out.rows))
             elif not out.lanes:
                 self.costs.heard(out.rows, out.seconds)
-        worth, cost = self._one(), self._rows(rows) + (self._drafting if self._set_up else 0.0)
+        worth, cost, drafting = self._one(), self._rows(rows), self._drafting
+        charged = drafting if self._guard.begun else 0.0
         self._tokens = MEMORY * self._tokens + 1 + stood
-        self._spent = MEMORY * self._spent + 1 + cost / worth
+        self._spent = MEMORY * self._spent + 1 + (cost + charged) / worth
         self._reach.heard(*self._acceptance.heard(new))
         nodes, deep = self._drafted
-        if deep and self._set_up:
-            level = self._drafting / self._forwards if self._forwards > 1 else 0.0
+        if deep and self._guard.begun:
+            level = drafting / self._forwards if self._forwards > 1 else 0.0
             self._a_level += 0.3 * (level - self._a_level)
-            self._a_draft += 0.3 * (self._drafting - level * (deep - 1) - self._a_draft)
+            self._a_draft += 0.3 * (drafting - level * (deep - 1) - self._a_draft)
             self._width += 0.3 * (nodes / deep - self._width)
-        if self.asked:
-            self._set_up = True
-            self._watch(worth * stood - cost - informing)
-        else:
-            self._total -= informing
-        if self._resting:
-            self._rest -= 1
-            self._ledger.guard_tokens += 1
-        self._drafting, self._forwards, self._drafted, self._ahead = 0.0, 0, (0, 0), False
+        self._guard.heard(len(new), worth * stood - cost, drafting, self._informing, self.asked, self._rested)
+        self._drafting = self._informing = 0.0
+        self._forwards, self._drafted, self._ahead = 0, (0, 0), False
 
     def kept_informed(self, seconds: float) -> None:
         """What it took to tell the drafter about the last tokens."""
@@ -182,11 +168,6 @@ class Pace:
             self._informing += seconds / self.costs.seconds
 
     # ------------------------------------------------------------------ inside
-    @property
-    def _trying(self) -> bool:
-        """Is the drafter on trial after a rest?"""
-        return self._slack == RETRY
-
     def _one(self) -> float:
         """What a token costs without drafts: this request's share of a forward."""
         return self.costs(self._groups) / self._groups if self._groups > 1 else 1.0
@@ -198,33 +179,6 @@ class Pace:
     def _value(self) -> float:
         """Of one token, in forwards, at the rate reached lately, which is never below plain decoding's."""
         return self._one() * min(1.0, self._spent / self._tokens)
-
-    def _watch(self, gain: float) -> None:
-        self._total += gain
-        self._gained += gain
-        self._best = max(self._best, self._gained)
-        if self._best - self._gained > self._slack + SHARE * self._best:
-            self._let_rest()
-        elif self._trying and self._gained > 2 * RETRY:
-            self._pause, self._slack = REST, SLACK
-
-    def _let_rest(self) -> None:
-        overdue = math.ceil(-(self._total + 1) / BOUND) - self._emitted
-        self._rest, self._pause, self._slack = max(self._pause, overdue), min(2 * self._pause, LONGEST), RETRY
-        self._gained = self._best = 0.0
-        if not self._ledger.guard_rests:
-            self._ledger.notes.append(
-                f"guard: drafts of {self._name} cost more than they saved; it rests and is tried again ever less often"
-            )
-        self._ledger.guard_rests += 1
-        if self._pause > 8 * REST and self._upkeep > DEAR:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        if self.retired:
-            return
-        self.retired = True
-        self._ledger.notes.append(f"guard: {self._name} failed again and again and is not asked any more")
 
 
 def _soft(tree: Tree) -> tuple[dict[int, int], list[int]]:

@@ -85,7 +85,7 @@ class Propose(Method):
     def feedback(self, tree: Tree, path: list[int], target: Target, told: Told, state: Any) -> None:
         """With needs = {"best"}, the few likeliest tokens alone, {"logits"}, or taps: what the model said about `tree`, of
         which `path` stands. Called before learn(), and once with the empty tree when the prompt is complete; of the forwards
-        of a rest (pace.py) only for the last."""
+        of a rest (guard.py) only for the last."""
 
     def learn(self, context: list[int], new: list[int], told: Told, state: Any) -> None:
         """`new` tokens were appended; they are the end of `context`."""
