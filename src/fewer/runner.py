@@ -212,8 +212,8 @@ class Runner:
 
     def _batch(self, ready: list[Live]) -> list[Live]:
         """Which of the waiting forwards of one model run now: one depth, small ones first, at most max_rows rows."""
-        if not ready:
-            return []
+        if len(ready) < 2:
+            return ready
         first = ready[0].ask
         assert first is not None
         same = [o for o in ready if o.ask is not None and _way(o.ask) == _way(first)]

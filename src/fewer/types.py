@@ -111,7 +111,7 @@ def follow(
     node = -1
     while True:
         token = draw(node)
-        child = next((i for i in tree.children(node) if tree.tokens[i] == token), None)
+        child = next((i for i in tree.children(node) if tree.tokens[i] == token), None) if len(tree) else None
         if child is None or ends(token) or (seen is not None and child >= seen):
             return path, token
         node = child

@@ -11,7 +11,7 @@ def sequence_table(store: Store, s: Sequence, depth: int) -> tuple[np.ndarray, n
     """Segment descriptors (L, S, 4 + 2H) and segments a layer (L,), the growing tail last with its committed length."""
     heads, n_layers = store.spec.n_kv_heads, store.spec.n_layers
     if s.table is None or s.table_depth < depth:
-        s.table_depth = depth
+        s.table_depth, s.step = depth, None
         s.table_segments = np.array([len(layer) + 1 for layer in s.segments])
         s.table = np.zeros((n_layers, int(s.table_segments.max()), 4 + 2 * heads), dtype=np.int64)
         for layer, segments in enumerate(s.segments[:depth]):

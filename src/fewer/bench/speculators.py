@@ -52,6 +52,7 @@ def fewer(path: str, threads: int, draft: str | None) -> tuple[Job, str]:
     def job(prompts: list[list[int]], new: int, mode: str, more: dict[str, Any]) -> Answer:
         if more.pop("forget", False):
             eng.memory = Memory()
+            eng.accounts.clear()
         start = time.perf_counter()
         outs = eng.generate(prompts, use=plan(mode), max_tokens=new, **more)
         total = time.perf_counter() - start

@@ -65,9 +65,13 @@ class Step:
         self._visible_at = 0 if matrices is None else matrices.ctypes.data
         self._staged_at = staged.ctypes.data
         starts, rows, tables_at, nseg_at = (x.ctypes.data for x in (row_start, pos, tables, nseg))
-        layers = range(0, 8 * n_seq * len(tables), 8 * n_seq) if n_seq else [0] * len(tables)
-        self._fixed = [(n_seq, starts, tables_at + skip, nseg_at + skip, rows) for skip in layers]
         self.addresses = (n_seq, starts, tables_at, nseg_at, rows, self._visible_at, self._staged_at)  # for all layers
+
+    def of(self, layer: int) -> tuple[int, int, int, int, int]:
+        """Sequences and the addresses of row_start, the layer's tables and segment counts, and pos."""
+        n_seq, starts, tables_at, nseg_at, rows, *_ = self.addresses
+        skip = 8 * n_seq * layer
+        return n_seq, starts, tables_at + skip, nseg_at + skip, rows
 
 
 def _check_visible(visible: list[torch.Tensor | None], rows: list[int], staged: list[int]) -> np.ndarray | None:
@@ -109,7 +113,7 @@ def append_kv(k: torch.Tensor, v: torch.Tensor, step: Step, layer: int) -> None:
     if native is None:
         reference.append_kv(k, v, step.row_start, step.tables[layer], step.nseg[layer], step.pos)
         return
-    native.append_kv(*step._fixed[layer], heads, d, k.data_ptr(), v.data_ptr())
+    native.append_kv(*step.of(layer), heads, d, k.data_ptr(), v.data_ptr())
 
 
 def attend(
@@ -150,7 +154,7 @@ def attend(
         return
     mass_at, mass_keys = (0, 0) if mass is None else (mass.data_ptr(), mass.shape[2])
     native.attend(
-        *step._fixed[layer], n_kv_heads, d, step._visible_at, step._staged_at, q.data_ptr(), o.data_ptr(),
+        *step.of(layer), n_kv_heads, d, step._visible_at, step._staged_at, q.data_ptr(), o.data_ptr(),
         0 if lse is None else lse.data_ptr(), heads, window, scale, softcap, mass_at, slots, mass_keys,
     )  # fmt: skip
 

@@ -44,12 +44,21 @@ class Sequence:
         self.table_depth = 0
         self.table_segments = np.zeros(n_layers, dtype=np.int64)
         self.held = np.zeros(n_layers, dtype=np.int64)  # entries in segments (all heads), as of the table
+        self.step: tuple[object, object] | None = (
+            None  # what the last step was like and what it was handed, if it may recur
+        )
+        self._buffers: set[Buffer] | None = None
+
+    def changed(self) -> None:
+        """Other segments or another tail: what was derived from them is void."""
+        self.table = self.step = self._buffers = None
 
     def buffers(self) -> set[Buffer]:
-        held = {s.buffer for layer in self.segments for s in layer}
-        if self.buffer is not None:
-            held.add(self.buffer)
-        return held
+        if self._buffers is None:
+            self._buffers = {s.buffer for layer in self.segments for s in layer}
+            if self.buffer is not None:
+                self._buffers.add(self.buffer)
+        return self._buffers
 
 
 class Store:
@@ -104,7 +113,8 @@ class Store:
                     continue
                 kept.append(seg if (n == seg.len).all() else seg.cut(n))
             layer[:] = kept
-        s.next_pos, s.table = next_pos, None
+        s.next_pos = next_pos
+        s.changed()
 
     # ------------------------------------------------------------------ reading
     def next_pos(self, seq: int) -> int:
@@ -131,9 +141,7 @@ class Store:
         """Allocated bytes: of the whole store, or of what the given sequences hold (shared memory counted once)."""
         if seqs is None:
             return self.meter.bytes
-        held: set[Buffer] = set()
-        for q in seqs:
-            held |= self._seqs[q].buffers()
+        held = set[Buffer]().union(*(self._seqs[q].buffers() for q in seqs))
         return sum(b.nbytes for b in held)
 
     # ------------------------------------------------------------------ one step
@@ -148,7 +156,8 @@ class Store:
             s.v = torch.empty(shape, dtype=self.dtype, device=self.device)
             s.pos = torch.zeros(shape[:3], dtype=torch.int32, device=self.device)
             s.buffer = Buffer(self.meter, s.k.nbytes + s.v.nbytes + s.pos.nbytes)
-            s.table, s.tail_from = None, s.next_pos
+            s.tail_from = s.next_pos
+            s.changed()
         s.in_flight = m
         s.staged = [None] * self.spec.n_layers
         return s
@@ -256,7 +265,8 @@ class Store:
     def _forget_tail(self, s: Sequence, layer: int) -> None:
         """The layer's tail entries now live elsewhere; the tail's memory goes once no layer uses it."""
         s.n[layer] = 0
-        s.table, s.tail_from = None, s.next_pos
+        s.tail_from = s.next_pos
+        s.changed()
         if not s.n.any():
             self._release_tail(s)
 
@@ -264,6 +274,7 @@ class Store:
         s.k = s.v = s.pos = s.buffer = None
         s.cap = 0
         s.n[:] = 0
+        s.changed()
 
     def _freeze(self, s: Sequence) -> None:
         """Turn the committed part of the tail into shared segments."""
@@ -271,4 +282,4 @@ class Store:
             if s.n[layer]:
                 s.segments[layer].append(self.tail_segment(s, layer, int(s.n[layer])))
         self._release_tail(s)
-        s.table = None
+        s.changed()
