@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewer.errors import BadRequest, CorruptFile, FewerError, ModelError, UnsupportedArchitecture
-from fewer.tokens.load import open_vocabulary
+from fewer.tokens.load import open_tokenizer, open_vocabulary
+from fewer.tokens.rank_files import Ranked
 from fewer.tokens.ranks import RankCoder
 from tests.texts import multilingual
 
@@ -52,6 +53,16 @@ def test_ranks_merge_by_the_rule(tokens: list[bytes], piece: bytes) -> None:
 def test_ranks_merge_by_the_rule_where_pairs_overlap(tokens: list[bytes], piece: str) -> None:
     ranks = {t: i for i, t in enumerate(dict.fromkeys([*BYTES, *tokens]))}
     assert RankCoder(ranks, r"[\s\S]+").encode(piece) == naive_merge(ranks, piece.encode())
+
+
+@given(
+    st.lists(st.sampled_from([b"ab", b"ba", b"aa", b"aab", b"abab", b"baa", b"aaaa", b"bab"]), unique=True),
+    st.text("ab ", max_size=60),
+)
+def test_ranks_as_a_standard_tokenizer(tokens: list[bytes], text: str) -> None:
+    ranks = {t: i for i, t in enumerate([*BYTES, *tokens])}
+    held = Ranked("x", "tiktoken", ranks, r" ?\S+|\s", [b"<s>"])
+    assert held.standard().backend.encode(text).ids == held.vocabulary().encode(text)
 
 
 def rank_lines(tokens: list[bytes]) -> bytes:
@@ -91,6 +102,9 @@ def test_tekken_ids_lie_behind_its_special_tokens(tmp_path: Path) -> None:
         "a control token is never made from text"
     )
     assert v.tokens[1] == b"<s>" and v.special == {0, 1, 2} and b"never" not in v.ids
+    whole = open_tokenizer(str(file))
+    assert whole.encode("abc <s>") == v.encode("abc <s>") and whole.encode("<s>", special=True) == [1]
+    assert whole.special == v.special and whole.vocab_size == len(v.tokens)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -133,6 +147,7 @@ def test_packages_and_folders(tmp_path: Path, byte_level_json: str) -> None:
     with tarfile.open(tmp_path / "p.tgz", "w:gz") as archive:
         archive.add(tmp_path / "m" / "tokenizer.json", "package/models/tokenizer.json")
     folder, package = open_vocabulary(str(tmp_path / "m")), open_vocabulary(f"p={tmp_path / 'p.tgz'}")
+    assert open_tokenizer(f"p={tmp_path / 'p.tgz'}").encode("hello") == package.encode("hello")
     assert folder.name == "m" and folder.encode("hello") == package.encode("hello")
     (tmp_path / "m").rename(tmp_path / "a=b")
     assert open_vocabulary(str(tmp_path / "a=b")).encode("hello") == package.encode("hello"), "a path may hold an ="
@@ -228,6 +243,29 @@ def test_a_tokenizer_that_loses_text_is_reported(tmp_path: Path, byte_level_json
     r = study.compare([v], {"a": "Hello there", "b": "hello there"}, "lossy", lambda _: None)
     assert [row["exact"] for row in r["rows"]] == [False, True]
     assert "exact" in tables.compare(r)[0].columns
+
+
+def test_a_large_file_is_compared_a_stretch_at_a_time(
+    tmp_path: Path, byte_level_json: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fewer.tokens.measure import study
+    from fewer.tokens.train import corpus
+
+    (tmp_path / "tokenizer.json").write_text(byte_level_json)
+    text = "hello there, old world\nand a new one\n" * 40
+    (tmp_path / "text").write_text(text)
+    monkeypatch.setattr(corpus, "BLOCK", 64)
+    monkeypatch.setattr(study, "BEGINNING", 300)
+    seen: list[tuple[int, int]] = []
+    held = corpus.Corpus([tmp_path / "text"], lambda done, total: seen.append((done, total)))
+    assert max(map(len, held.stretches())) < 150
+    v = open_vocabulary(f"v={tmp_path}")
+    streamed, whole, begun = study.compare([v], {"s": held, "w": text, "b": text[:300]}, "v", lambda _: None)["rows"]
+    for key in ("tokens", "bytes_per_token", "fertility", "exact"):
+        assert streamed[key] == whole[key]
+    for key in ("fewest", "tokens_measured", "bytes_measured", "coverage"):
+        assert streamed[key] == begun[key]
+    assert seen[-1] == (len(text), len(text))
 
 
 def test_what_is_no_tokenizer(tmp_path: Path) -> None:

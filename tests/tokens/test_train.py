@@ -30,6 +30,7 @@ from fewer.tokens.train import (
     granularity,
     harmony,
     hybrid,
+    jamo,
     pathpiece,
     recipe,
     superwords,
@@ -539,13 +540,53 @@ def test_the_hybrid_says_why_it_is_no_tokenizer_json(meaning: hybrid.Hybrid, cor
 
 def test_grains(corpus: Corpus, tmp_path: Path) -> None:
     text = "evlerde ve okullarda, भारत"
-    for make, longest in ((granularity.characters, 1), (granularity.words, 20)):
+    for make, longest in ((granularity.characters, 1), (granularity.morphemes, 20), (granularity.words, 20)):
         backend = make(corpus, 400)
         v = open_vocabulary(str(export.save(backend, tmp_path / "grain.json", {})))
         assert 256 < v.size <= 400 and v.round_trips(TEXT[-2000:]) and v.round_trips(text)
         whole = [t.decode() for t in v.tokens[256:]]
         assert 1 <= max(map(len, whole)) <= longest
     assert " the" in whole
+
+
+def test_the_longest_token_first(trained: dict[str, Vocabulary]) -> None:
+    v = trained["wordpiece"]
+    assert v.tokens[:900] == trained["bpe"].tokens
+    for piece in pieces(TEXT[-1500:], compiled(cuts.pattern("words"))):
+        data, wanted = piece.encode(), []
+        while data:
+            token = next(data[:n] for n in range(len(data), 0, -1) if data[:n] in v.ids)
+            wanted.append(v.ids[token])
+            data = data[len(token) :]
+        assert v.encode(piece) == wanted
+
+
+@pytest.fixture(scope="module")
+def letters(trained: dict[str, Vocabulary]) -> Vocabulary:
+    return jamo.Jamo(trained["bpe"]).vocabulary()
+
+
+def test_jamo_are_those_of_unicode(letters: Vocabulary) -> None:
+    import unicodedata
+
+    text = "".join(map(chr, range(0xAC00, 0xD7A4)))
+    ids = letters.encode(text)
+    assert b"".join(letters.tokens[i] for i in ids).decode() == unicodedata.normalize("NFD", text)
+    assert len(set(ids)) == jamo.COUNT and letters.decode(ids) == text.encode()
+    assert letters.decode(ids[:1]).decode() == "\u1100", "half a syllable stands as it is"
+    with pytest.raises(BadRequest, match="no token"):
+        letters.decode([len(letters.tokens)])
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=40)
+    | st.lists(st.sampled_from(["한", "가", "\u1100", "\u1161", "\u11a8", "ㄱ", " a", "힣"]))
+    .map("".join)
+    .map(str.encode)
+)
+def test_jamo_lose_no_byte(letters: Vocabulary, data: bytes) -> None:
+    assert letters.decode(letters.encode_bytes(data)) == data
 
 
 def test_the_vocabulary_takes_its_share() -> None:
@@ -627,7 +668,7 @@ def test_the_trial_trains_every_way_on_what_it_does_not_measure_on(
     train, held_out = trial.verses("tr")
     assert len(train.splitlines()) == 36 and held_out.splitlines()[1] == f"{said[10 % 3]} 10"
     r = trial.trial(["tr"], 400, lambda _: None, lexicon.Lexicon({"ev": frozenset(), "kitap": frozenset()}))
-    assert {x["way"] for x in r["rows"]} == {*trial.WAYS, *trial.GRAINS, "bpe, shortest", "turkish"}
+    assert {x["way"] for x in r["rows"]} == {*trial.WAYS, *trial.OWN["tr"], *trial.GRAINS["tr"], "bpe, shortest"}
     assert all(x["exact"] and x["tokens"] > 0 for x in r["rows"])
     assert all(x["tokens"] >= x["fewest"] for x in r["rows"] if x["way"] != "hybrid")
     assert r["speed"]["train"] > 0 and tables.trial(r)[0].title == "Tokens of held-out verses"
@@ -635,3 +676,17 @@ def test_the_trial_trains_every_way_on_what_it_does_not_measure_on(
         with pytest.raises(wrong):
             trial.verses(language)
     assert fewer("tokens", "trial", "--language", "xx").code == 2
+
+
+def test_korean_grains_of_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in trial.KOREAN:
+        file = tmp_path / "konlpy-0.6.0" / "konlpy" / "data" / "corpus" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("대한민국은 민주공화국이다.\n\n모든 권력은 국민으로부터 나온다.\n" * 2, encoding="utf-8")
+    monkeypatch.setenv("FEWER_DATA", str(tmp_path))
+    monkeypatch.setattr(trial, "WAYS", ("bpe",))
+    monkeypatch.setattr(trial, "_binary", lambda *_: {})
+    rows = {x["way"]: x for x in trial.trial(["ko"], 400, lambda _: None)["rows"]}
+    assert rows.keys() == {"bpe", *trial.OWN["ko"], *trial.GRAINS["ko"], "bpe, shortest"}
+    assert all(x["exact"] for x in rows.values())
+    assert rows["jamo"]["tokens"] > rows["characters"]["tokens"] > rows["morphemes"]["tokens"] > rows["words"]["tokens"]

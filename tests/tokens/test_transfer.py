@@ -67,11 +67,12 @@ def naive_pursuit(x: np.ndarray, atoms: np.ndarray, k: int) -> tuple[list[int], 
     return chosen, c
 
 
-def test_pursuit_equals_a_naive_rewrite() -> None:
+@pytest.mark.parametrize("room", [0, 1 << 20])
+def test_pursuit_equals_a_naive_rewrite(room: int) -> None:
     rng = np.random.default_rng(0)
-    x, atoms = rng.standard_normal((9, 24)), rng.standard_normal((60, 24)) * rng.uniform(0.2, 3, (60, 1))
-    chosen, c = pursue(torch.from_numpy(x), torch.from_numpy(atoms), 6, batch=4)
-    for i in range(9):
+    x, atoms = rng.standard_normal((13, 24)), rng.standard_normal((60, 24)) * rng.uniform(0.2, 3, (60, 1))
+    chosen, c = pursue(torch.from_numpy(x), torch.from_numpy(atoms), 6, batch=4, room=room)
+    for i in range(13):
         wanted, weights = naive_pursuit(x[i], atoms, 6)
         assert chosen[i].tolist() == wanted
         np.testing.assert_allclose(c[i].numpy(), weights, atol=1e-9)

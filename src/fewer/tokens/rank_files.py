@@ -1,5 +1,9 @@
 """Vocabularies kept as ranks: tiktoken files, whose split pattern is known by name or given, and tekken.json, which holds
-its own. Both raise CorruptFile for a damaged file; tiktoken raises BadRequest where no pattern is known."""
+its own. Both raise CorruptFile for a damaged file; tiktoken raises BadRequest where no pattern is known.
+
+`Ranked.standard` is the same tokenizer as `tokenizers` has it: every way to halve a token into two tokens is a merge of its
+rank, and a piece that is a token is taken whole.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,16 @@ import base64
 import binascii
 import gzip
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewer.errors import BadRequest, CorruptFile
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+
+from fewer.errors import BadRequest, CorruptFile, UnsupportedArchitecture
+from fewer.models.tokenizer import _BYTE_OF
+from fewer.models.tokenizer_file import Built
 from fewer.tokens.ranks import RankCoder
 from fewer.tokens.vocabulary import Vocabulary
 
@@ -28,7 +38,7 @@ PATTERNS: Mapping[str, str] = {
 }
 
 
-def tiktoken(path: Path, name: str, pattern: str) -> Vocabulary:
+def tiktoken(path: Path, name: str, pattern: str) -> Ranked:
     """A .tiktoken file, gzipped or not; `pattern`: a name in PATTERNS, an expression, or "" to go by the file's name."""
     wanted = pattern or next((p for p in PATTERNS if path.name.startswith(p)), "")
     if not wanted:
@@ -50,7 +60,7 @@ def tiktoken(path: Path, name: str, pattern: str) -> Vocabulary:
     return _ranked(ranks, PATTERNS.get(wanted, wanted), name, "tiktoken", path)
 
 
-def tekken(data: dict[str, Any], path: Path, name: str) -> Vocabulary:
+def tekken(data: dict[str, Any], path: Path, name: str) -> Ranked:
     """The content of a tekken.json."""
     try:
         config = data["config"]
@@ -64,15 +74,57 @@ def tekken(data: dict[str, Any], path: Path, name: str) -> Vocabulary:
         raise CorruptFile(f"{path} is not a tekken file: {type(error).__name__} {error}. Fetch it again.") from error
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """`ranks`: token bytes -> rank. `special` tokens come before the ranks, so an id is the rank and their number."""
+
+    name: str
+    kind: str
+    ranks: Mapping[bytes, int]
+    pattern: str
+    special: list[bytes]
+
+    def vocabulary(self) -> Vocabulary:
+        """As the lab sees it, merged by ranks here."""
+        coder, n = RankCoder(self.ranks, self.pattern, len(self.special)), len(self.special)
+        tokens = [*self.special, *[b""] * (max(self.ranks.values()) + 1)]
+        for token, rank in self.ranks.items():
+            tokens[rank + n] = token
+        return Vocabulary(self.name, self.kind, "fewer", tokens, frozenset(range(n)), coder.encode, pieces=coder.pieces)
+
+    def standard(self) -> Built:
+        """As a model may be given it. Raises UnsupportedArchitecture for ranks with holes or single bytes that have none."""
+        ranks, n = self.ranks, len(self.special)
+        if max(ranks.values()) + 1 != len(ranks) or any(bytes([b]) not in ranks for b in range(256)):
+            raise UnsupportedArchitecture(f"{self.name} leaves out ranks or bytes, so it makes no tokenizer.json")
+        char = {byte: c for c, byte in _BYTE_OF.items()}
+
+        def spelled(token: bytes) -> str:
+            return "".join(char[b] for b in token)
+
+        merges = [
+            (spelled(token[:i]), spelled(token[i:]))
+            for token in sorted(ranks, key=ranks.__getitem__)
+            for i in range(1, len(token))
+            if token[:i] in ranks and token[i:] in ranks
+        ]
+        vocab = {spelled(token): rank + n for token, rank in ranks.items()}
+        names = [token.decode() for token in self.special]
+        backend = Tokenizer(BPE(vocab | {name: i for i, name in enumerate(names)}, merges, ignore_merges=True))
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(self.pattern), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        backend.decoder = decoders.ByteLevel()
+        backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+        return Built(backend, None, None, frozenset(), False, frozenset(range(n)))
+
+
 def _ranked(
     ranks: dict[bytes, int], pattern: str, name: str, kind: str, path: Path, special: list[bytes] | None = None
-) -> Vocabulary:
-    """`special` tokens come before the ranks."""
-    special = special or []
+) -> Ranked:
     if len(set(ranks.values())) != len(ranks) or min(ranks.values(), default=0) < 0:
         raise CorruptFile(f"{path} gives two tokens one rank, or a rank below zero. Fetch it again.")
-    coder = RankCoder(ranks, pattern, len(special))
-    tokens = [*special, *[b""] * (max(ranks.values()) + 1)]
-    for token, rank in ranks.items():
-        tokens[rank + len(special)] = token
-    return Vocabulary(name, kind, "fewer", tokens, frozenset(range(len(special))), coder.encode, pieces=coder.pieces)
+    return Ranked(name, kind, ranks, pattern, special or [])

@@ -39,16 +39,21 @@ class Count:
         return self.tokens / self.words
 
 
-def count(vocabulary: Vocabulary, text: str) -> Count:
-    """Encode once and count. Raises BadRequest for an empty text or one of white space alone."""
-    words = len(text.split())
+def count(vocabulary: Vocabulary, text: str | Iterable[str]) -> Count:
+    """Encode once and count; a text in stretches is never held whole. Raises BadRequest for an empty text or one of white
+    space alone."""
+    nbytes = words = tokens = 0
+    seconds, exact = 0.0, True
+    for part in [text] if isinstance(text, str) else text:
+        start = time.perf_counter()
+        ids = vocabulary.encode(part)
+        seconds += time.perf_counter() - start
+        data = part.encode()
+        exact = exact and vocabulary.decode(ids) == data
+        nbytes, words, tokens = nbytes + len(data), words + len(part.split()), tokens + len(ids)
     if not words:
         raise BadRequest("the text has no words; give one that is not empty")
-    start = time.perf_counter()
-    ids = vocabulary.encode(text)
-    seconds = time.perf_counter() - start
-    data = text.encode()
-    return Count(len(data), words, len(ids), vocabulary.decode(ids) == data, seconds)
+    return Count(nbytes, words, tokens, exact, seconds)
 
 
 def nsl(tokens: Sequence[int], reference: Sequence[int], how: str = "sum") -> float:

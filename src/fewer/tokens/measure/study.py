@@ -2,6 +2,9 @@
 
 `compare` looks at the texts somebody brings; `report` at the same text in many languages (parallel.py). A tokenizer that
 does not keep a text's bytes is named in `inexact`, never left out.
+
+A text may be a corpus, which is read a stretch at a time: tokens, bytes, words and whether it is exact are counted over all of
+it; the shortest path, letters covered and speed over its beginning (`bytes_measured`).
 """
 
 from __future__ import annotations
@@ -12,25 +15,32 @@ from typing import Any
 from fewer.errors import BadRequest
 from fewer.tokens.measure import classes, counts, lexicon, numbers, parallel
 from fewer.tokens.measure.shortest import Shortest
+from fewer.tokens.train.corpus import Corpus
 from fewer.tokens.vocabulary import Vocabulary
 
 Say = Callable[[str], None]
 ENGLISH = "eng"
+BEGINNING = 1 << 22  # characters of a corpus
 
 
-def compare(vocabularies: Sequence[Vocabulary], texts: Mapping[str, str], reference: str, say: Say) -> dict[str, Any]:
+def compare(
+    vocabularies: Sequence[Vocabulary], texts: Mapping[str, str | Corpus], reference: str, say: Say
+) -> dict[str, Any]:
     """Rows a tokenizer and text: see counts.py, shortest.py. Raises BadRequest for no text or two of one name."""
     _distinct(vocabularies, reference)
     if not texts:
         raise BadRequest("there is nothing to compare on; give at least one text")
     found: dict[str, dict[str, counts.Count]] = {}
     rows: list[dict[str, Any]] = []
+    begin = {name: text if isinstance(text, str) else _beginning(text) for name, text in texts.items()}
     for v in vocabularies:
         say(f"measuring {v.name}")
         shortest = Shortest(v.ids)
-        found[v.name] = {name: counts.count(v, text) for name, text in texts.items()}
-        for name, text in texts.items():
-            c = found[v.name][name]
+        found[v.name] = {}
+        for name, whole in texts.items():
+            c = counts.count(v, whole if isinstance(whole, str) else whole.stretches())
+            found[v.name][name], text = c, begin[name]
+            ids = v.encode(text)
             rows.append(
                 {
                     "tokenizer": v.name,
@@ -39,7 +49,9 @@ def compare(vocabularies: Sequence[Vocabulary], texts: Mapping[str, str], refere
                     "bytes_per_token": c.bytes_per_token,
                     "fertility": c.fertility,
                     "nsl": 0.0,
-                    "fewest": shortest.count(v.decode(v.encode(text))),
+                    "fewest": shortest.count(v.decode(ids)),
+                    "tokens_measured": len(ids),
+                    "bytes_measured": len(text.encode()),
                     "coverage": classes.coverage(v, text),
                     "exact": c.exact,
                     "bytes_per_second": counts.speed(v, [text], 2),
@@ -114,6 +126,16 @@ def report(
         }
     out["same"] = classes.duplicates(vocabularies)
     return out
+
+
+def _beginning(corpus: Corpus) -> str:
+    held, size = list[str](), 0
+    for stretch in corpus.stretches():
+        held.append(stretch)
+        size += len(stretch)
+        if size >= BEGINNING:
+            break
+    return "".join(held)[:BEGINNING]
 
 
 def describe(vocabulary: Vocabulary) -> dict[str, Any]:

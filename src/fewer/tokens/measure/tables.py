@@ -19,7 +19,7 @@ def compare(r: dict[str, Any]) -> list[Sheet]:
     rows = [
         [
             x["tokenizer"], x["text"], x["bytes_per_token"], x["tokens"], x["fertility"], x["nsl"],
-            x["tokens"] / x["fewest"] - 1, x["coverage"], x["exact"], x["bytes_per_second"] / 1e6,
+            x["tokens_measured"] / x["fewest"] - 1, x["coverage"], x["exact"], x["bytes_per_second"] / 1e6,
         ]
         for x in r["rows"]
     ]  # fmt: skip

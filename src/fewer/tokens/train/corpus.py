@@ -15,7 +15,7 @@ from pathlib import Path
 from fewer.errors import BadRequest
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
-BLOCK = 1 << 20
+BLOCK = 1 << 18  # `tokenizers` takes 256 stretches at a time, so 64 MB
 
 
 def silent(done: int, total: int) -> None:

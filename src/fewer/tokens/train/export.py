@@ -3,6 +3,7 @@
     merges     BPE: merges in order, over GPT-2's printable stand-ins for bytes
     shortest   the fewest tokens: unigram with one score for all, whose best path is the shortest one, and whose rule on a
                tie (the longest last token) is PathPiece-L's
+    longest    the longest token that fits, and again behind it: WordPiece without its "##"
     bytes      BPE over Latin-1: character b is byte b. Hand it data.decode("latin-1"); what it decodes to, encode back
 
 Every byte is a token, so any text comes back exactly; any bytes do through fewer.tokens.load (encode_bytes).
@@ -17,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE, Unigram
+from tokenizers.models import BPE, Unigram, WordPiece
 
 from fewer.errors import BadRequest
 from fewer.models.tokenizer import _BYTE_OF
 
 CHAR_OF: Mapping[int, str] = {byte: char for char, byte in _BYTE_OF.items()}
 BYTES = [bytes([b]) for b in range(256)]
+UNKNOWN = "[UNK]"
 
 
 def spelled(token: bytes) -> str:
@@ -62,6 +64,21 @@ def shortest(tokens: Sequence[bytes], pattern: str) -> Tokenizer:
     return byte_level(
         Tokenizer(Unigram([(spelled(t), -1.0) for t in tokens], unk_id=None, byte_fallback=False)), pattern
     )
+
+
+def longest(tokens: Sequence[bytes], pattern: str) -> Tokenizer:
+    """The longest token that fits, from the left. One more is the unknown token the format asks for; as every byte is a
+    token, no text needs it."""
+    vocab = {spelled(token): i for i, token in enumerate(tokens)}
+    model = WordPiece(
+        vocab | {UNKNOWN: len(tokens)},
+        unk_token=UNKNOWN,
+        max_input_chars_per_word=1 << 40,
+        continuing_subword_prefix="",
+    )
+    backend = byte_level(Tokenizer(model), pattern)
+    backend.add_special_tokens([AddedToken(UNKNOWN, special=True, normalized=False)])
+    return backend
 
 
 def add_terms(backend: Tokenizer, terms: Sequence[str]) -> None:

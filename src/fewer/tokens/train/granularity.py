@@ -4,7 +4,9 @@
 
 with V tokens of width d in one table beside `body` other parameters. "Impact of Tokenization on Language Models: An
 Analysis for Turkish" finds a share of 0.2 best for BPE and WordPiece, 0.4 for morphemes and words. Its five grains are here
-`characters`, `words`, and the points bpe, turkish and the hybrid; trial.py trains them on one text. Not done: WordPiece.
+`characters`, `words`, and the points bpe, wordpiece, turkish and the hybrid. "An Empirical Study of Tokenization Strategies
+for Various Korean NLP Tasks" has jamo (jamo.py), syllables (`characters`), `morphemes`, bpe, morphemes and then bpe (the
+point korean) and `words`. trial.py trains them on one text. Not done: WordPiece's own choice of a vocabulary.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ def vocabulary_size(body: int, width: int, share: float) -> int:
 def characters(corpus: Corpus, size: int) -> Tokenizer:
     """The most frequent characters beside the bytes; rarer ones are spelled in bytes."""
     return _most_frequent(corpus, size, r"[\s\S]")
+
+
+def morphemes(corpus: Corpus, size: int) -> Tokenizer:
+    """The most frequent Korean stems, particles and endings; all else is spelled in bytes."""
+    return _most_frequent(corpus, size, cuts.pattern("korean"))
 
 
 def words(corpus: Corpus, size: int) -> Tokenizer:

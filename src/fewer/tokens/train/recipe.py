@@ -3,7 +3,8 @@
     cut      where pieces end before anything is counted: cuts.py, or "chunks" (Supertokens)
     merge    what may merge: pairs within a piece, or supermerges across words (superwords.py)
     build    how the vocabulary is made: bpe, unigram, pathpiece (from a BPE that is `surplus` times larger), bytes
-    segment  how a text is cut with it: by its merges, by the shortest path, by the likeliest
+    segment  how a text is cut with it: by its merges, by the shortest path, by the likeliest,
+             by the longest token that fits
 
 Supertokens (Achieving Tokenizer Flexibility ... and Supertoken Learning, 2025): text is cut at random lengths before it
 is counted, so that a pair may stand across words; encoding then cuts at line ends alone.
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 AXES = {
     "merge": ("pairs", "supermerges"),
     "build": ("bpe", "unigram", "pathpiece", "bytes"),
-    "segment": ("merges", "shortest", "likeliest"),
+    "segment": ("merges", "shortest", "likeliest", "longest"),
     "alphabet": ("text", "binary"),
 }
 
@@ -58,7 +59,11 @@ class Recipe:
             if getattr(self, axis) not in values:
                 raise BadRequest(f"{axis} is one of {', '.join(values)}, not {getattr(self, axis)!r}")
         bpe.check_size(self.size)
-        own = {"bpe": ("merges", "shortest"), "unigram": ("likeliest", "shortest"), "pathpiece": ("shortest",)}
+        own = {
+            "bpe": ("merges", "shortest", "longest"),
+            "unigram": ("likeliest", "shortest"),
+            "pathpiece": ("shortest",),
+        }
         fitting = own.get(self.build, ("merges",))
         wrong = [
             (self.segment not in fitting, f"a {self.build} vocabulary is cut by {' or by '.join(fitting)}, not {self.segment}"),
@@ -82,6 +87,7 @@ POINTS: Mapping[str, tuple[Recipe, str]] = {
     "boundless": (Recipe(merge="supermerges"), "BoundlessBPE: merges across words, in two phases"),
     "supertokens": (Recipe(cut="chunks"), "Supertokens: BPE over chunks of random length"),
     "pathpiece": (Recipe(build="pathpiece", segment="shortest"), "PathPiece: fewest tokens, vocabulary by omission"),
+    "wordpiece": (Recipe(segment="longest"), "WordPiece's cut: the longest token that fits, over BPE's vocabulary"),
     "unigram": (Recipe(build="unigram", segment="likeliest"), "unigram language model"),
     "kl3m-chars": (Recipe(size=4096, longest=3), "KL3M's character-level BPE: no token over 3 bytes"),
     "binary": (Recipe(size=4096, cut="none", alphabet="binary"), "Binary BPE over executables"),
@@ -140,7 +146,8 @@ def _train(recipe: Recipe, corpus: Corpus, say: Say, made: dict[str, object]) ->
             words.add(pieces(text, compiled(pattern)))
         made["counts_too_low_by"] = words.floor
         tokens = pathpiece.build({w.encode(): n for w, n in words.counts.items()}, tokens, recipe.size, say)
-    return export.shortest(tokens, pattern) if recipe.segment == "shortest" else backend
+    made_of = {"shortest": export.shortest, "longest": export.longest}.get(recipe.segment)
+    return backend if made_of is None else made_of(tokens, pattern)
 
 
 def _supertokens(recipe: Recipe, corpus: Corpus, pattern: str, say: Say) -> Tokenizer:

@@ -1,7 +1,8 @@
 """Every way of training at one vocabulary size, on one text in ten languages: what it makes of verses it has not seen.
 
 Text: npm quran-json@3.1.2, 6,236 verses aligned over ten languages; every tenth is held out. Turkish is also cut by its
-own morphemes, at other grains (granularity.py, hybrid.py) and judged by a lexicon (measure/lexicon.py).
+own morphemes, at other grains (granularity.py, hybrid.py) and judged by a lexicon (measure/lexicon.py). Korean is not
+among the verses: its constitution and ten bills (PyPI konlpy@0.6.0) stand in, cut at its own grains (jamo.py too).
 Executables: the native libraries of the running Python's packages, the last one by name held out, and the same packed by
 gzip, in which there is nothing to find.
 Small corpora (under 2 MB a language): differences between ways are meant, not figures for large vocabularies.
@@ -29,14 +30,17 @@ from fewer.tokens import packages
 from fewer.tokens.load import open_vocabulary
 from fewer.tokens.measure import counts, lexicon
 from fewer.tokens.measure.shortest import Shortest
-from fewer.tokens.train import cuts, export, granularity, hybrid, recipe
+from fewer.tokens.train import cuts, export, granularity, hybrid, jamo, recipe
 from fewer.tokens.train.corpus import Corpus
 from fewer.tokens.vocabulary import Vocabulary
 
 VERSES = "quran-json@3.1.2"
-LANGUAGES = ("en", "es", "fr", "sv", "id", "tr", "ru", "ur", "bn", "zh")
+LANGUAGES = ("en", "es", "fr", "sv", "id", "tr", "ru", "ur", "bn", "zh", "ko")
+LAWS = "konlpy@0.6.0:konlpy/data/corpus/"
+KOREAN = ("kolaw/constitution.txt", *(f"kobill/{n}.txt" for n in range(1809890, 1809900)))
 WAYS = ("bpe", "boundless", "supertokens", "pathpiece", "unigram", "kl3m-chars")
-GRAINS = ("characters", "words", "hybrid")
+OWN = {"tr": ("wordpiece", "turkish"), "ko": ("wordpiece", "korean")}  # ways of one language
+GRAINS = {"tr": ("characters", "words", "hybrid"), "ko": ("jamo", "characters", "morphemes", "words")}
 ROUNDS = 2
 LIBRARIES = 7  # spread over all there are
 Say = Callable[[str], None]
@@ -52,11 +56,9 @@ def trial(languages: Sequence[str], size: int, say: Say, words: lexicon.Lexicon 
             file.write_text(train, encoding="utf-8")
             ways: list[tuple[str, recipe.Recipe]] = [(name, recipe.point(name, size=size)) for name in WAYS]
             ways.append(("bpe, shortest", replace(recipe.point("bpe", size=size), segment="shortest")))
-            if language == "tr":
-                ways.append(("turkish", recipe.point("turkish", size=size)))
+            ways += [(name, recipe.point(name, size=size)) for name in OWN.get(language, ())]
             made = {name: partial(_trained, wanted, [file], Path(work)) for name, wanted in ways}
-            if language == "tr":
-                made |= {name: partial(_grain, name, file, size, Path(work)) for name in GRAINS}
+            made |= {name: partial(_grain, name, file, size, Path(work)) for name in GRAINS.get(language, ())}
             for name, make in made.items():
                 say(f"{language}: {name}")
                 v, seconds = make()
@@ -75,6 +77,10 @@ def verses(language: str) -> tuple[str, str]:
     """Text to train on and text held out, a verse a line."""
     if language not in LANGUAGES:
         raise BadRequest(f"{language!r} is none of the verses' languages: {', '.join(LANGUAGES)}")
+    if language == "ko":
+        found = [packages.pip(LAWS + name).read_text(encoding="utf-8").splitlines() for name in KOREAN]
+        lines = [f"{line.strip()}\n" for text in found for line in text if line.strip()]
+        return "".join(line for i, line in enumerate(lines) if i % 10), "".join(lines[::10])
     with tarfile.open(packages.npm(VERSES)) as archive:
         try:
             file = archive.extractfile(f"package/dist/quran_{language}.json")
@@ -150,6 +156,9 @@ def _grain(name: str, file: Path, size: int, work: Path) -> tuple[Vocabulary, fl
     if name == "hybrid":
         made = hybrid.train_hybrid(corpus, size)
         return made.vocabulary(), time.perf_counter() - start
+    if name == "jamo":
+        base, _ = _grain("characters", file, size - jamo.COUNT, work)
+        return jamo.Jamo(base).vocabulary(), time.perf_counter() - start
     backend = getattr(granularity, name)(corpus, size)
     seconds = time.perf_counter() - start
     return open_vocabulary(str(export.save(backend, work / f"{name}.json", {}))), seconds

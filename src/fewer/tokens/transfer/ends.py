@@ -3,7 +3,8 @@
     old = open_model("smollm2-135m")        # weights are needed
     new = open_target("tokenizer.json")     # or a model, whose embeddings OMP then reads
 
-Not done: tokenizers that are no tokenizer.json and no GGUF (tiktoken, SentencePiece, tekken): nothing could load the result.
+A target is anything fewer.tokens.load reads; tiktoken ranks, tekken and SentencePiece become a tokenizer.json in the
+result. Not done: tokenizers of bytes, not text (Binary BPE), and those that are files of their own (hybrid, typed).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fewer.models import tokenizer
 from fewer.models.resolve import resolve
 from fewer.models.source import Source, open_source
 from fewer.models.tokenizer import Tokenizer
-from fewer.tokens.load import from_tokenizer
+from fewer.tokens.load import from_tokenizer, located, open_tokenizer
 from fewer.tokens.vocabulary import Vocabulary
 
 
@@ -51,15 +52,11 @@ def open_model(where: str) -> End:
 
 
 def open_target(where: str) -> End:
-    """A tokenizer.json, or a model. Raises as open_model."""
-    path = resolve(where)
-    if path.is_dir() and not any(path.glob("*.safetensors")):
-        path = path / "tokenizer.json"
-    if path.suffix == ".json":
-        return _end(where, tokenizer.from_file(path), None)
-    if path.suffix not in (".gguf", ".safetensors") and not path.is_dir():
-        raise ModelError(f"{path} is no target: give a tokenizer.json, or a model (.gguf, folder, name)")
-    return _of_model(where, open_source(path))
+    """A tokenizer, or a model. Raises as open_model, BadRequest for ranks without a split pattern."""
+    path, _, _ = located(where)
+    if (path.is_dir() and any(path.glob("*.safetensors"))) or path.suffix in (".gguf", ".safetensors"):
+        return _of_model(where, open_source(path))
+    return _end(where, open_tokenizer(where), None)
 
 
 def _of_model(where: str, source: Source) -> End:

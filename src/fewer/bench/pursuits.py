@@ -1,0 +1,81 @@
+"""OMP here beside mergekit's, on one pair of models: the same targets, atoms and k, judged by bits a byte.
+
+    python -m fewer.bench.pursuits MODEL TARGET_MODEL K BYTES MERGEKITS_PYTHON KEEP.json
+
+Both give rows to the new tokens that the texts use; all other new tokens have Fast Vocabulary Transfer's in either case, so
+that the whole vocabulary (an hour of mergekit's) need not be spelled. `left`: what a spelling leaves of a row, by length.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewer.bench.record import head, save
+from fewer.errors import BadRequest
+from fewer.tokens.transfer import ends, starts, texts
+from fewer.tokens.transfer import transplant as work
+from fewer.tokens.transfer.pursuit import pursue
+
+TEXTS = ("eng", "docs", "code", "fra", "rus", "kor")
+Spelling = tuple[torch.Tensor, torch.Tensor]  # chosen atoms, weights
+
+
+def measure(model: str, target: str, k: int, nbytes: int, peer: Path, say: work.Say) -> dict[str, Any]:
+    """head of record.py with {way: {"bits", "texts", "left"}}. Raises BadRequest, ModelError, FetchError."""
+    old, new, judged = ends.open_model(model), ends.open_target(target), texts.judged(TEXTS, nbytes)
+    made, dense = work.transplant(old, new, "fvt", starts.Knobs(), say), work.body(old)
+    used = {i for text in judged.values() for i in made.tokenizer.encode(text, bos=False)}
+    donor, mine = new.matrix("embed"), old.matrix("embed")
+    needed = sorted(i for i in used if i in made.match.pieces and i < len(donor))
+    shared = [
+        pair
+        for pair in zip(*(ids.tolist() for ids in made.match.shared()))
+        if pair[0] not in made.vocabulary.special and pair[0] < len(donor)
+    ]
+    theirs, ours = (torch.tensor(ids) for ids in zip(*shared))
+    ways = {
+        "omp": pursue(donor[needed], donor[theirs], k),
+        "mergekit": _peer(peer, donor[needed], donor[theirs], k),
+    }
+    command = f"python -m fewer.bench.pursuits {model} {Path(target).name} {k} {nbytes} PYTHON"
+    out: dict[str, Any] = head("pursuits", command, 0) | {
+        "model": model, "target": Path(target).stem, "k": k, "tokens": len(needed), "atoms": len(theirs),
+    }  # fmt: skip
+    out |= {
+        "before": work.judge(dense, old.tokenizer, judged),
+        "fvt": work.judge(made.model(dense), made.tokenizer, judged),
+    }
+    plain = made.rows["embed"]
+    for name, (chosen, weights) in ways.items():
+        say(f"judging {name}")
+        made.rows["embed"] = plain.index_copy(
+            0, torch.tensor(needed), torch.einsum("bk,bkd->bd", weights, mine[ours][chosen])
+        )
+        spelled = torch.einsum("bk,bkd->bd", weights, donor[theirs][chosen])
+        left = (spelled - donor[needed]).norm(dim=1) / donor[needed].norm(dim=1)
+        out[name] = work.judge(made.model(dense), made.tokenizer, judged) | {"left": float(left.mean())}
+    return out
+
+
+def _peer(python: Path, targets: torch.Tensor, atoms: torch.Tensor, k: int) -> Spelling:
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "in.npz"), Path(folder, "out.npz")
+        np.savez(given, targets=targets.numpy(), atoms=atoms.numpy(), k=k)
+        done = subprocess.run([python, Path(__file__).with_name("peer_pursuit.py"), given, made], capture_output=True)
+        if done.returncode:
+            last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise BadRequest(f"mergekit did not answer: {last} (is it installed for {python}?)")
+        held = np.load(made)
+        return torch.from_numpy(held["chosen"]), torch.from_numpy(held["weights"]).float()
+
+
+if __name__ == "__main__":
+    source, wanted, atoms, size, python, keep = sys.argv[1:]
+    save(Path(keep), measure(source, wanted, int(atoms), int(size), Path(python), lambda s: print(s, file=sys.stderr)))
