@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +288,33 @@ def test_the_command(tmp_path: Path, old: ends.End, donor: ends.End, fewer) -> N
     assert said.code == 2 and "--force" in said.err
     assert fewer(*args, "--how", "best").code == 2
     assert fewer(*args, "--how", "fvt", "--how", "zero", "-o", str(tmp_path / "x")).code == 2
+
+
+def test_pursuits_beside_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer is played by this very code in another process, so both ways must come out alike."""
+    from fewer.bench import pursuits
+
+    old, new = (
+        write_chat_model(tmp_path / "old.gguf", pairs=PAIRS[:24]),
+        write_chat_model(tmp_path / "n.gguf", pairs=PAIRS),
+    )
+    (tmp_path / "mergekit").mkdir()
+    (tmp_path / "mergekit" / "__init__.py").touch()
+    (tmp_path / "mergekit" / "tokensurgeon.py").write_text(
+        "from fewer.tokens.transfer.pursuit import pursue as batch_omp\n"
+    )
+    (tmp_path / "mergekit-1.0.dist-info").mkdir()
+    (tmp_path / "mergekit-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mergekit\nVersion: 1.0\n"
+    )
+    source = Path(pursuits.__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{source}")
+    monkeypatch.setattr(pursuits.texts, "judged", lambda names, nbytes: {"x": TEXT[:nbytes]})
+    r = pursuits.measure(str(old), str(new), 3, 60, Path(sys.executable), quiet)
+    assert 0 < r["tokens"] <= 12 and r["atoms"] > 24 and r["omp"]["bits"] > 0
+    assert r["omp"]["bits"] == pytest.approx(r["mergekit"]["bits"]) and r["omp"]["left"] == pytest.approx(
+        r["mergekit"]["left"]
+    )
+    monkeypatch.setenv("PYTHONPATH", str(source))
+    with pytest.raises(BadRequest, match="mergekit"):
+        pursuits.measure(str(old), str(new), 3, 60, Path(sys.executable), quiet)

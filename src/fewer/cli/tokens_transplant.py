@@ -29,7 +29,7 @@ def transplant(
     k: Annotated[int, typer.Option("--k", help="omp: shared tokens that one new token is made of.")] = 16,
     atoms: Annotated[
         int | None,
-        typer.Option("--atoms", min=1, help="omp: look only among so many, the most frequent. Default: all."),
+        typer.Option("--atoms", min=1, help="omp: look only among so many, spread evenly. Default: all."),
     ] = None,
     near: Annotated[int, typer.Option("--near", help="tokenadapt: old tokens of the global estimate.")] = 5,
     mix: Annotated[float, typer.Option("--mix", help="tokenadapt: the global estimate's share.")] = 0.3,

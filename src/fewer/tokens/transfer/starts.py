@@ -34,8 +34,8 @@ SHARPNESS = 0.3  # temperature of the softmax over likenesses
 
 @dataclass(frozen=True)
 class Knobs:
-    """k: shared tokens that omp makes a new one of. atoms: only so many are looked among, those of the lowest ids in the
-    target (the most frequent); None: all. near: old tokens that tokenadapt's global estimate looks at. mix: the share of
+    """k: shared tokens that omp makes a new one of. atoms: only so many are looked among, spread evenly over their
+    ids, frequent and rare ones; None: all. near: old tokens that tokenadapt's global estimate looks at. mix: the share of
     that estimate."""
 
     k: int = 16
@@ -82,7 +82,9 @@ def rows(
                 "omp reads the target model's own embeddings: let --to name a model, or take fvt or tokenadapt"
             )
         known = [i for i in match.pieces if i < len(donor) and spaces[1].tokens[i] and i not in spaces[1].special]
-        inside = torch.argsort(new_ids)[: int((new_ids < len(donor)).sum())][: knobs.atoms]
+        inside = torch.argsort(new_ids)[: int((new_ids < len(donor)).sum())]
+        if knobs.atoms is not None and knobs.atoms < len(inside):
+            inside = inside[torch.linspace(0, len(inside) - 1, knobs.atoms).long()]
         atoms, mine = donor[new_ids[inside]], old[old_ids[inside]]
         chosen, c = pursue(donor[known], atoms, knobs.k, say=lambda n: say(f"omp: {n} of {len(known)} tokens"))
         for at in range(0, len(known), 4096):
