@@ -51,6 +51,10 @@ class Sequence:
             held.add(self.buffer)
         return held
 
+    def in_place(self) -> bool:
+        """Can native attention read every entry as it lies?"""
+        return all(g.in_place for layer in self.segments for g in layer)
+
 
 class Store:
     """All sequences of one model. dtype is what raw entries are kept in."""
