@@ -11,7 +11,8 @@
  *
  * Work is cut into tiles (attend_tile.h). When the last ones are too few for the threads, several workers share each:
  * they score a part of its blocks, and in a second job each mixes a part of the columns, which are independent chains.
- * Not here: quantised or low-rank entries, sinks, dropout.
+ * Entries stored as codes become floats a block at a time, as halves do, and nowhere else.
+ * Not here: low-rank entries, sinks, dropout.
  */
 #include "attend_tile.h"
 

@@ -7,8 +7,22 @@
 #define FW_BLOCK 32      /* keys scored at once */
 #define FW_MOST_BLOCKS 4 /* blocks mixed at once */
 
-/* A segment's row in a sequence's table: int64 [k, v, pos, dtype, start_0..start_H-1, len_0..len_H-1]; see attend.c. */
+/* A segment's row in a sequence's table: int64 [k, v, pos, dtype, start_0..start_H-1, len_0..len_H-1]; see attend.c.
+ * Entries are floats, halves or codes; of codes k and v are addresses of descriptors. */
 enum { FW_SEG_K, FW_SEG_V, FW_SEG_POS, FW_SEG_DTYPE, FW_SEG_HEADS };
+enum { FW_FLOATS, FW_HALVES, FW_CODES };
+
+/* A descriptor of codes, int64: x = low + step * code, rounded to half if `round`. Codes of 2, 4 or 8 bits lie as (E, d),
+ * lowest bits first. low, step, halves: of each entry and `group` columns, (E, ceil(d / group)); or, with `channel`, of
+ * each column and `group` entries, (runs, d), head h's runs beginning at runs_h. d and group are multiples of 16, or one
+ * group has all columns. */
+enum { FW_CODE_AT, FW_CODE_LOW, FW_CODE_STEP, FW_CODE_BITS, FW_CODE_GROUP, FW_CODE_CHANNEL, FW_CODE_ROUND, FW_CODE_RUNS };
+
+/* Which codes: rows `entry`.. of the arrays, which are first.. of their head; columns from..to-1, multiples of 16. */
+typedef struct {
+    const int64_t *codes;
+    long head, entry, first, n, d, from, to;
+} fw_code_rows;
 
 /* The rows of a step: sequence s owns rows row_start[s]..row_start[s+1]-1 and the table tables[s] of nseg[s] rows. */
 typedef struct {
@@ -36,6 +50,7 @@ typedef struct {
 typedef struct {
     /* n rows of `cols` floats (or halves), `stride` apart -> n rows of `width` floats, zeros after cols. */
     void (*widen)(const void *src, int half, long n, long stride, long cols, long width, float *to);
+    void (*unpack)(const fw_code_rows *rows, float *to); /* n rows of to - from floats */
     void (*narrow)(const float *src, long d, uint16_t *to);
     /* s[i][0..31] = q[i] . keys[0..31]: from keys as they are, or through kt (dp, 32), their transpose. */
     void (*dots)(const float *q, long n, long dp, const float *keys, float *s);

@@ -19,7 +19,7 @@ typedef struct {
 
 static void put(const job *j, int64_t to, int64_t dtype, long entry, const float *from) {
     long d = j->rows->d;
-    if (dtype == 1) j->kernels->narrow(from, d, (uint16_t *)(intptr_t)to + entry * d);
+    if (dtype == FW_HALVES) j->kernels->narrow(from, d, (uint16_t *)(intptr_t)to + entry * d);
     else memcpy((float *)(intptr_t)to + entry * d, from, (size_t)d * sizeof(float));
 }
 

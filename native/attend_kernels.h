@@ -19,6 +19,40 @@ static FW_TARGET void widen(const void *src, int half, long n, long stride, long
     }
 }
 
+/* The product is rounded before the sum, as in the torch form: the same numbers whoever decodes. */
+VI void unpack_rows(const fw_code_rows *r, float *to, const int bits) {
+    const int64_t *x = r->codes;
+    const uint8_t *codes = (const uint8_t *)(intptr_t)x[FW_CODE_AT];
+    const uint16_t *lows = (const uint16_t *)(intptr_t)x[FW_CODE_LOW], *steps = (const uint16_t *)(intptr_t)x[FW_CODE_STEP];
+    const long group = (long)x[FW_CODE_GROUP], groups = (r->d + group - 1) / group;
+    const int by_channel = x[FW_CODE_CHANNEL] != 0, round = x[FW_CODE_ROUND] != 0;
+    for (long j = 0; j < r->n; j++) {
+        const uint8_t *row = codes + (r->entry + j) * r->d * bits / 8;
+        long run = by_channel ? ((long)x[FW_CODE_RUNS + r->head] + (r->first + j) / group) * r->d : 0;
+        for (long c = r->from, end; c < r->to; c = end) { /* columns of one group */
+            end = by_channel || (c / group + 1) * group > r->to ? r->to : (c / group + 1) * group;
+            vf low = v_set1(0.0f), step = low;
+            if (!by_channel) {
+                low = v_set1(fw_half(lows[(r->entry + j) * groups + c / group]));
+                step = v_set1(fw_half(steps[(r->entry + j) * groups + c / group]));
+            }
+            for (; c < end; c += 16, to += 16) {
+                if (by_channel) low = v_half(lows + run + c), step = v_half(steps + run + c);
+                vf y = v_add(low, v_mul(step, v_codes(row + c * bits / 8, bits)));
+                v_store(to, round ? v_to_half_and_back(y) : y);
+            }
+        }
+    }
+}
+
+static FW_TARGET void unpack(const fw_code_rows *r, float *to) {
+    switch (r->codes[FW_CODE_BITS]) {
+        case 2: unpack_rows(r, to, 2); break;
+        case 4: unpack_rows(r, to, 4); break;
+        default: unpack_rows(r, to, 8);
+    }
+}
+
 static FW_TARGET void narrow(const float *src, long d, uint16_t *to) {
     for (long i = 0; i < d; i += 8) v_to_half8(to + i, src + i);
 }
@@ -163,4 +197,4 @@ static FW_TARGET void mix(const float *p, long ldp, long n, const float *v, long
 static FW_TARGET float top(const float *lanes) { return v_hmax(v_load(lanes)); }
 
 #define FW_ATTEND_KERNELS \
-    {widen, narrow, dots, turn, dots_turned, settle, soften, mix, top, FW_SUM_UNITS, FW_FEW}
+    {widen, unpack, narrow, dots, turn, dots_turned, settle, soften, mix, top, FW_SUM_UNITS, FW_FEW}

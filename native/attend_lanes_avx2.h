@@ -19,6 +19,14 @@ VI __m256 half8(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((con
 VI vf v_load8(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_setzero_ps()}; }
 VI vf v_half(const uint16_t *p) { return (vf){half8(p), half8(p + 8)}; }
 VI vf v_half8(const uint16_t *p) { return (vf){half8(p), _mm256_setzero_ps()}; }
+VI vf v_to_half_and_back(vf x) {
+    return (vf){_mm256_cvtph_ps(_mm256_cvtps_ph(x.lo, 0)), _mm256_cvtph_ps(_mm256_cvtps_ph(x.hi, 0))};
+}
+VI vf v_codes(const uint8_t *p, const int bits) {
+    const __m128i x = fw_codes16(p, bits);
+    return (vf){_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x)))};
+}
 VI void v_to_half8(uint16_t *p, const float *x) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(_mm256_loadu_ps(x), 0));
 }

@@ -17,6 +17,8 @@ VI vf v_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((con
 VI vf v_half8(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)p)));
 }
+VI vf v_to_half_and_back(vf x) { return _mm512_cvtph_ps(_mm512_cvtps_ph(x, 0)); }
+VI vf v_codes(const uint8_t *p, const int bits) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(fw_codes16(p, bits))); }
 VI void v_to_half8(uint16_t *p, const float *x) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(_mm256_loadu_ps(x), 0));
 }

@@ -30,6 +30,8 @@ VI void v_store(float *p, vf x) { memcpy(p, x.f, sizeof x.f); }
 VI vf v_load8(const float *p) { LANES(i < 8 ? p[i] : 0.0f); }
 VI vf v_half(const uint16_t *p) { LANES(fw_half(p[i])); }
 VI vf v_half8(const uint16_t *p) { LANES(i < 8 ? fw_half(p[i]) : 0.0f); }
+VI vf v_to_half_and_back(vf x) { LANES(fw_half(to_half(x.f[i]))); }
+VI vf v_codes(const uint8_t *p, const int bits) { LANES((float)(p[i * bits / 8] >> i * bits % 8 & ((1 << bits) - 1))); }
 VI void v_to_half8(uint16_t *p, const float *x) { for (int i = 0; i < 8; i++) p[i] = to_half(x[i]); }
 VI vf v_set1(float x) { LANES(x); }
 VI vf v_add(vf a, vf b) { LANES(a.f[i] + b.f[i]); }

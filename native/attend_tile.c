@@ -16,11 +16,18 @@ static void *take(arena *a, long count, long size) {
     return p;
 }
 
+static const int64_t *codes_of(const fw_key_block *b, int which) { return (const int64_t *)(intptr_t)b->seg[which]; }
+
 /* `keys` rows of a segment's k or v from the block's first on, columns from..to-1 as floats (rows *stride apart), with
  * zero columns after the head size. `room` >= keys rows may be read, those behind `keys` hold anything. */
 static const float *entries(const fw_tile *t, const fw_key_block *b, int which, long keys, long room, long from,
                             long to, float *scratch, long *stride) {
-    long d = t->call->rows.d, skip = fw_entry(t, b) * d + from, size = b->seg[FW_SEG_DTYPE] == 1 ? 2 : 4;
+    long d = t->call->rows.d, skip = fw_entry(t, b) * d + from, size = b->seg[FW_SEG_DTYPE] == FW_HALVES ? 2 : 4;
+    if (b->seg[FW_SEG_DTYPE] == FW_CODES) { /* d is a multiple of 16, so there are no columns behind it */
+        *stride = to - from;
+        t->kernels->unpack(&(fw_code_rows){codes_of(b, which), t->head, fw_entry(t, b), b->first, keys, d, from, to}, scratch);
+        return scratch;
+    }
     const char *src = (const char *)(intptr_t)b->seg[which] + skip * size;
     *stride = d;
     if (size == 4 && to <= d && keys == room) return (const float *)src;
@@ -33,8 +40,11 @@ static const float *entries(const fw_tile *t, const fw_key_block *b, int which, 
 static void prefetch(const fw_tile *t, long i, int which) {
     if (i >= t->n_blocks) return;
     const fw_key_block *b = t->blocks + i;
-    long row = t->call->rows.d * (b->seg[FW_SEG_DTYPE] == 1 ? 2 : 4);
-    const char *from = (const char *)(intptr_t)b->seg[which] + fw_entry(t, b) * row;
+    long dtype = (long)b->seg[FW_SEG_DTYPE], bits = dtype == FW_HALVES ? 16 : 32;
+    int64_t at = b->seg[which];
+    if (dtype == FW_CODES) at = codes_of(b, which)[FW_CODE_AT], bits = (long)codes_of(b, which)[FW_CODE_BITS];
+    long row = t->call->rows.d * bits / 8;
+    const char *from = (const char *)(intptr_t)at + fw_entry(t, b) * row;
     for (long at = 0; at < b->keys * row; at += 64) {
         __builtin_prefetch(from + at);
         __asm__ volatile(""); /* else gcc 12 thinks that this function has no effect and drops the call */

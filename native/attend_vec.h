@@ -13,6 +13,24 @@
  * between. (Each is rounded to 2^-29; a float sum that starts at 1 loses more.) `vsum` holds at most 8 vectors. */
 #define FW_SUM_UNITS 268435456.0f
 
+#if FW_X86
+/* Sixteen codes of 2, 4 or 8 bits, lowest bits first, as bytes. Reads no byte more. */
+static inline __attribute__((always_inline, unused)) __m128i fw_codes16(const uint8_t *p, const int bits) {
+    if (bits == 8) return _mm_loadu_si128((const __m128i *)p);
+    __m128i x;
+    if (bits == 4) x = _mm_loadl_epi64((const __m128i *)p);
+    else {
+        int32_t word;
+        memcpy(&word, p, 4);
+        x = _mm_cvtsi32_si128(word);
+    }
+    const __m128i four = _mm_set1_epi8(15), two = _mm_set1_epi8(3);
+    x = _mm_unpacklo_epi8(_mm_and_si128(x, four), _mm_and_si128(_mm_srli_epi16(x, 4), four));
+    if (bits == 4) return x;
+    return _mm_unpacklo_epi8(_mm_and_si128(x, two), _mm_and_si128(_mm_srli_epi16(x, 2), two));
+}
+#endif
+
 #if FW_VEC == 2
 #include "attend_lanes_avx512.h"
 #elif FW_VEC == 1

@@ -20,13 +20,19 @@ def test_entries_read_are_predicted(tiny, tmp_path):
     assert 2 * (64 - 15) <= got[use]["entries_read"] <= 2 * (64 + 1) and got[use]["bytes_scanned"] > 0
 
 
+def test_a_codec_packs_the_cache_first(tiny):
+    got = fill.measure(tiny, ["int8", "int4"], length=1000, steps=3)["results"]
+    assert got["int8"]["entries_read"] == got["plain"]["entries_read"]
+    assert got["int4"]["kv_bytes"] < 0.85 * got["int8"]["kv_bytes"] < 0.7 * got["plain"]["kv_bytes"]
+
+
 def test_it_is_shown(tiny, tmp_path):
     show.write_html(fill.measure(tiny, [], length=100, steps=1), tmp_path / "fill.html")
     assert "Decoding in a filled cache" in (tmp_path / "fill.html").read_text()
 
 
 def test_what_cannot_begin_there(tiny):
-    for use in ("snapkv:budget=64", "infllm:budget=64"):
+    for use in ("snapkv:budget=64", "infllm:budget=64", "zipcache"):
         with pytest.raises(BadRequest, match="cannot begin in a filled cache"):
             fill.measure(tiny, [use], length=100)
     with pytest.raises(BadRequest, match="must fit"):

@@ -11,7 +11,7 @@ import torch
 
 from fewer.bench.long import measure as m
 from fewer.bench.long import tasks, texts
-from fewer.bench.long.tables import tables
+from fewer.bench.long.tables import _ranking, tables
 from fewer.bench.show import write_html
 from fewer.errors import BadRequest
 from tests.cli_tiny import fewer_command, tiny_model  # noqa: F401  (fixtures)
@@ -156,6 +156,73 @@ def test_measured_shown_and_kept(fewer, tiny, tmp_path):
     html = page.read_text()
     assert "Where: plain" in html and "color-mix" in html
     write_html(got, page)
+
+
+PEER = """#!/usr/bin/env python3
+import json, sys
+script, path, threads = sys.argv[1:]
+assert script.endswith("peer_kvpress.py") and path.endswith(".gguf")
+print(json.dumps({"version": "9", "load": 0.1}), flush=True)
+for line in sys.stdin:
+    ask = json.loads(line)
+    with open(__file__ + ".asked", "a") as file:
+        file.write(line)
+    answer = {"tokens": ask["ids"][-3:] + ask["stops"][:1], "seconds": 1.0}
+    print(json.dumps({"error": "no room"} if ask["press"] == "tova" else answer), flush=True)
+"""
+
+
+@pytest.fixture
+def peer(tmp_path):
+    """A Python that runs another kvpress: it answers with the prompt's last tokens."""
+    file = tmp_path / "python"
+    file.write_text(PEER)
+    file.chmod(0o755)
+    return file
+
+
+def test_kvpress_gets_the_same_tokens_and_budget(fewer, tiny, peer, tmp_path):
+    args = ["-m", tiny, "--task", "threads", "--length", "256", "--items", "2", "--peer-python", str(peer)]
+    plans = ["snapkv:budget=0.5", "tova:budget=64", "snapkv:budget=0.5,window=8"]
+    page = tmp_path / "long.html"
+    out = fewer("bench", "long", *args, *(x for p in plans for x in ("--plan", p)), "--json", "--html", str(page))
+    got = json.loads(out.out)
+    jobs = [json.loads(line) for line in peer.with_suffix(".asked").read_text().splitlines()]
+    assert [j["press"] for j in jobs] == ["plain"] * 2 + ["snapkv"] * 4 + ["tova"]  # it is not asked after an error
+    for job in jobs[2:6]:
+        assert job["keep"] + job["question"] == round(0.5 * len(job["ids"]))
+    assert [j["question"] > 0 for j in jobs[2:6]] == [False, False, True, True] and jobs[6]["keep"] == 64
+    assert jobs[0]["keep"] == len(jobs[0]["ids"]) and jobs[0]["ids"] == jobs[2]["ids"] == jobs[4]["ids"]
+    beside = got["beside"]
+    assert beside["version"] == "9" and beside["failed"] == {"tova:budget=64 aware": "no room"}
+    assert [(x["plan"], x["protocol"]) for x in beside["results"]] == [
+        ("plain", "aware"), ("snapkv:budget=0.5", "aware"), ("snapkv:budget=0.5", "agnostic")]  # fmt: skip
+    assert "Beside kvpress" in page.read_text() and "tova:budget=64 aware failed there: no room" in page.read_text()
+
+
+def test_the_ranking_sets_both_sides_kept_scores_beside_each_other():
+    rows = [("plain", "aware", 1.0), ("snapkv", "aware", 0.5), ("tova", "aware", 0.75), ("int8", "aware", 1.0)]
+    own = [
+        {"plan": p, "protocol": w, "task": "single", "tokens": 256, "score": x, "can": 4, "kept": x} for p, w, x in rows
+    ]
+    theirs = [{**x, "score": x["score"] / 2} for x in own[:3]]
+    sheet = _ranking({"results": own, "beside": {"version": "9", "failed": {}, "results": theirs}})
+    assert sheet.rows == [
+        ["plain", "aware", 1.0, 0.5, 0.5, 1.0, 1.0],
+        ["tova", "aware", 0.75, 0.375, 0.375, 0.75, 0.75],
+        ["snapkv", "aware", 0.5, 0.25, 0.25, 0.5, 0.5],
+    ]
+
+
+def test_a_peer_that_cannot_run_is_named(fewer, tiny, tmp_path):
+    args = ["bench", "long", "-m", tiny, "--task", "threads", "--length", "256", "--items", "1", "--plan", "tova"]
+    out = fewer(*args, "--peer-python", str(tmp_path / "nothing"))
+    assert out.code == 2 and "cannot run" in out.err
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no module named kvpress >&2; exit 1\n")
+    broken.chmod(0o755)
+    out = fewer(*args, "--peer-python", str(broken))
+    assert out.code == 2 and "no module named kvpress (are kvpress and gguf installed for" in out.err
 
 
 def test_a_sample_is_shown_without_running_the_model(fewer, tiny):

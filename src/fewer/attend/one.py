@@ -1,6 +1,6 @@
 """Attention of one sequence's rows over a list of segments: the native kernel where it serves, plain torch elsewhere.
 
-Both give the same meaning (reference.py); the native one reads float32 or float16 entries in place and, for rows that
+Both give the same meaning (reference.py); the native one reads float32, float16 and most packed entries in place and, for rows that
 evidence was asked for, writes their probabilities in the same pass.
 """
 
@@ -64,8 +64,8 @@ def attend(
 
 
 def _readable(s: Segment) -> Segment:
-    """A packed segment, decoded for this read."""
-    if s.packed is None:
+    """The segment, or what it decodes to where its packed form cannot be read as it lies."""
+    if s.in_place:
         return s
     k, v = s.raw()
     return Segment(s.buffer, k.contiguous(), v.contiguous(), s.pos, s.start, s.len)

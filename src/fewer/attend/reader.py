@@ -74,10 +74,10 @@ class GroupRead:
         if self.selecting or self.by_blocks:
             assert select is not None
             select.begin(group.rows, self.told, self.told.of(select))
-        packed = self.seams.codec is not None
+        unreadable = self.seams.codec is not None and not self.seq.in_place()
         self.reading = select is not None and bool(select.needs) and not self.told.decoding
         piecewise = self.by_blocks or self.reading
-        self.plain = not (self.probed or self.selecting or piecewise or self.seams.place or packed)
+        self.plain = not (self.probed or self.selecting or piecewise or self.seams.place or unreadable)
 
     def attend(
         self, layer: int, rows: np.ndarray | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from fewer.errors import BadRequest
+
 PATIENCE = 30  # seconds a process may take to end
 
 
@@ -68,12 +70,28 @@ class Peer:
 
 def launch(name: str, path: Path, threads: int, module: str = "fewer.bench.peers", more: Sequence[str] = ()) -> Peer:
     """Start an engine of a module like peers.py and wait until its model is loaded. Raises RuntimeError if it cannot."""
-    command = [sys.executable, "-m", module, name, str(path), str(threads), *more]
+    return _started(name, [sys.executable, "-m", module, name, str(path), str(threads), *more])
+
+
+def launch_script(name: str, python: Path, script: str, *args: Any) -> Peer:
+    """The same of a script beside this file, which imports nothing of fewer, in another environment. Raises BadRequest
+    if `python` cannot be run, RuntimeError as above."""
+    try:
+        return _started(name, [str(python), str(Path(__file__).with_name(script)), *map(str, args)])
+    except OSError as e:
+        raise BadRequest(f"cannot run {python}: {e.strerror or e}") from None
+
+
+def _started(name: str, command: list[str]) -> Peer:
     chatter = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed with the peer)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, text=True, encoding="utf-8"
     )
     peer = Peer(name, process, chatter)
-    ready = peer.answer()
+    try:
+        ready = peer.answer()
+    except RuntimeError:
+        peer.close()
+        raise
     peer.version, peer.load = ready["version"], ready["load"]
     return peer

@@ -1,9 +1,9 @@
 """`fewer bench fill`: decoding speed at a long context, every plan beside own full attention, on a cache that is filled at once.
 
 Reading a prompt of 32k tokens takes minutes and says nothing about decoding. So the cache is filled with random keys and
-values, shared by all plans; each then decodes token after token, in turn with the others. Reported are the medians of a
-step, the entries it reads, and the bytes of keys and summaries scanned to choose them. The first steps, in which summaries
-are made, are reported apart.
+values, shared by all plans; a codec packs them before the first step. Each then decodes token after token, in turn with
+the others. Reported are the medians of a step, the entries it reads, the bytes of keys and summaries scanned to choose
+them, and the bytes that the sequence holds. The first steps, in which summaries are made, are reported apart.
 Does not: say anything about quality (keys are random, so what is chosen means nothing), measure the prompt.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,9 @@ def measure(
 ) -> dict[str, Any]:
     """{"what": "fill", ..., "results": {plan: figures}}. Raises BadRequest, and what plans and models raise."""
     seams = {"plain": PLAIN, **{p: plan([p]) for p in plans}}
-    if wrong := next((p for p, s in seams.items() if s.methods() and (s.select is None or s.select.needs)), None):
-        raise BadRequest(f"{wrong} cannot begin in a filled cache: only selections that need not see the prompt can")
+    if wrong := next((p for p, s in seams.items() if not _can_begin(s)), None):
+        what = "only selections and codecs that need not see the prompt can"
+        raise BadRequest(f"{wrong} cannot begin in a filled cache: {what}")
     say(f"loading {model}")
     decoder = fewer.open(model, threads=threads).model
     if steps < 1 or not 1 <= length <= decoder.spec.max_context - steps - WARM:
@@ -62,6 +64,11 @@ def measure(
         "length": length,
         "results": {name: run.figures(plain) for name, run in runs.items()},
     }
+
+
+def _can_begin(seams: Seams) -> bool:
+    parts = [m for m in (seams.select, seams.codec) if m is not None]
+    return len(parts) == len(seams.methods()) and not any(m.needs for m in parts)
 
 
 def filled(store: Store, length: int, seed: int) -> int:
@@ -86,6 +93,11 @@ class Decoding:
         self.told = Told(length, n_layers=spec.n_layers, windows=spec.windows, seen=length, decoding=True)
         if seams.select is not None:
             self.told.start(seams.select)
+        if seams.codec is not None:
+            self.told.start(seams.codec)
+            state = self.told.of(seams.codec)
+            for layer in range(spec.n_layers):
+                store.encode(seq, layer, partial(seams.codec.encode, layer, told=self.told, state=state))
         self.seconds: list[float] = []
         self.read: list[tuple[int, int]] = []
 
@@ -110,4 +122,5 @@ class Decoding:
             "first_milliseconds": round(self.seconds[0] * 1e3, 1),
             "entries_read": round(entries, 1),
             "bytes_scanned": round(scanned, 1),
+            "kv_bytes": self.store.bytes([self.seq]),
         }

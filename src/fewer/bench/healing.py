@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ import numpy as np
 
 import fewer
 from fewer.bench.cuts import Cut, cuts
-from fewer.bench.drive import Peer
+from fewer.bench.drive import launch_script
 from fewer.bench.record import head, save
 from fewer.engine import Engine
 from fewer.errors import BadRequest
@@ -147,19 +145,12 @@ def _peer(
     python: Path, path: Path, threads: int, drawn: list[Cut], say: Say
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     say("loading genlm-bytes")
-    script = Path(__file__).with_name("peer_bytes.py")
-    chatter = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed with the peer)
-    try:
-        process = subprocess.Popen(
-            [python, script, path, str(threads), str(WIDTH)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, text=True, encoding="utf-8",
-        )  # fmt: skip
-    except OSError as e:
-        raise BadRequest(f"cannot run {python}: {e.strerror or e}") from None
-    peer = Peer("genlm-bytes", process, chatter)
     figures, dists = [], []
     try:
-        ready = peer.answer()
+        peer = launch_script("genlm-bytes", python, "peer_bytes.py", path, threads, WIDTH)
+    except RuntimeError as e:
+        raise BadRequest(f"{e} (is genlm-bytes installed for {python}?)") from None
+    try:
         peer.job({"prompt": drawn[0].prompt, "rest": drawn[0].rest[:1], "new": 1})  # warms up
         for i, cut in enumerate(drawn):
             say(f"genlm-bytes: {i}/{len(drawn)}")
@@ -173,8 +164,8 @@ def _peer(
     finally:
         peer.close()
     return {
-        "version": ready["version"],
-        "load_seconds": round(ready["load"], 3),
+        "version": peer.version,
+        "load_seconds": round(peer.load, 3),
         "width": WIDTH,
         **_figures(figures),
     }, dists

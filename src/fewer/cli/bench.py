@@ -84,7 +84,8 @@ def fill(
     *,
     model: o.Model = o.DEFAULT_MODEL,
     plans: Annotated[
-        list[str] | None, typer.Option("--plan", help="A selection with its knobs; repeatable. Default: plain alone.")
+        list[str] | None,
+        typer.Option("--plan", help="A selection or codec with its knobs; repeatable. Default: plain alone."),
     ] = None,
     length: Annotated[int, typer.Option("--length", help="Entries a kv-head.")] = 8000,
     steps: Annotated[int, typer.Option("--steps", help="Tokens decoded; medians are reported.")] = 12,
@@ -96,7 +97,7 @@ def fill(
     html: Html = None,
     debug: o.Debug = False,
 ) -> None:
-    """Decoding speed of selections at a long context, beside own full attention, in a cache filled at once."""
+    """Decoding speed of selections and codecs at a long context, beside own full attention, in a cache filled at once."""
     check(csv, html, keep)
     from fewer.bench.fill import measure
     from fewer.bench.record import save
@@ -320,6 +321,9 @@ def long(
     ] = None,
     show: Annotated[bool, typer.Option("--sample", help="Print one item of each task and stop.")] = False,
     threads: o.Threads = None,
+    peer_python: Annotated[
+        Path | None, typer.Option("--peer-python", help="The Python of an environment that has kvpress and gguf.")
+    ] = None,
     keep: Keep = None,
     as_json: o.Json = False,
     csv: Csv = None,
@@ -335,7 +339,7 @@ def long(
         return
     with telling() as say:
         result = m.measure(
-            model, plans or None, names or None, lengths, protocols, items, seed, texts, threads, say, keep
+            model, plans or None, names or None, lengths, protocols, items, seed, texts, threads, say, keep, peer_python
         )
     deliver(result, as_json, csv, html)
 

@@ -1,8 +1,9 @@
 """Attention of a step's rows over the KV store's segments, and the append before it: the native op or its reference.
 
 A segment's row in a table is int64 [k, v, pos, dtype, start_0..start_H-1, len_0..len_H-1]: addresses of k, v (E, d) in
-float32 (dtype 0) or float16 (1) and of pos (E,) int32; kv-head h owns entries start_h .. start_h + len_h - 1. The last
-segment of a sequence is its tail: in-flight entries lie behind each head's len_h committed ones, as many a head.
+float32 (dtype 0) or float16 (1), or of descriptors of codes (2, codes.py), and of pos (E,) int32; kv-head h owns entries
+start_h .. start_h + len_h - 1. The last segment of a sequence is its tail, never codes: in-flight entries lie behind each
+head's len_h committed ones, as many a head.
 
 With the native op a row's result has the same bits whatever else is in the step, however its keys are cut into segments
 or chunks, and on any number of threads; `attention_reference` says what it computes and is used without a compiler.

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fewer.kernels.codes import CODES, widen
+
 if TYPE_CHECKING:
     from fewer.kernels.attention import Step
 
@@ -102,6 +104,26 @@ def _memory(row: list[int], entries: int, d: int) -> tuple[torch.Tensor, torch.T
     return _at(row[0], (entries, d), dtype), _at(row[1], (entries, d), dtype), _at(row[2], (entries,), torch.int32)
 
 
+def _coded(row: list[int], h: int, start: int, count: int, d: int) -> list[torch.Tensor]:
+    """Head h's entries of a segment stored as codes: k, v, pos."""
+    return [
+        _widened(row[0], h, start, count, d),
+        _widened(row[1], h, start, count, d),
+        _at(row[2], (start + count,), torch.int32)[start:],
+    ]
+
+
+def _widened(descriptor: int, h: int, start: int, count: int, d: int) -> torch.Tensor:
+    codes, low, step, bits, group, channel, half = (ctypes.c_int64 * 7).from_address(descriptor)
+    if channel:
+        first = (ctypes.c_int64 * (8 + h)).from_address(descriptor)[7 + h]
+        pairs, skip = (first + math.ceil(count / group), d), 0
+    else:
+        pairs, skip, first = (start + count, math.ceil(d / group)), start, None
+    at = _at(codes, (start + count, d * bits // 8), torch.uint8)[start:]
+    return widen(at, *(_at(x, pairs, torch.float16)[skip:] for x in (low, step)), bits, group, bool(half), first)
+
+
 def _at(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     size = math.prod(shape) * dtype.itemsize
     if size == 0:
@@ -116,6 +138,8 @@ def _entries(
     parts = []
     for i, row in enumerate(table):
         start, count = row[_HEAD + h], row[_HEAD + heads + h] + (staged if i == len(table) - 1 else 0)
-        parts.append([x[start:] for x in _memory(row, start + count, d)])
+        parts.append(
+            _coded(row, h, start, count, d) if row[3] == CODES else [x[start:] for x in _memory(row, start + count, d)]
+        )
     k, v, pos = (torch.cat(x) for x in zip(*parts))
     return k, v, pos

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fewer.kernels.codes import CODES
+
 DTYPE_CODE = {torch.float32: 0, torch.float16: 1}
 
 
@@ -39,10 +41,15 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Entries in a codec's own form: `decode()` gives flat k, v (E, d); `nbytes` is what the packed form occupies."""
+    """Entries in a codec's own form: `decode()` gives flat k, v (E, d); `nbytes` is what the packed form occupies.
+
+    keys, values: descriptors (kernels/codes.py) by which native attention reads them as they lie; None = decoded for a read.
+    """
 
     decode: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     nbytes: int
+    keys: np.ndarray | None = None
+    values: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +74,20 @@ class Segment:
     def head(self, h: int) -> slice:
         return slice(int(self.start[h]), int(self.start[h] + self.len[h]))
 
+    @property
+    def in_place(self) -> bool:
+        """Can native attention read it as it lies?"""
+        return self.packed is None or (self.packed.keys is not None and self.packed.values is not None)
+
     def table_row(self) -> list[int]:
-        """The native descriptor: k, v, pos pointers, dtype code, starts, lengths."""
+        """The native descriptor: addresses of k, v and pos, dtype code, starts, lengths. Only of segments `in_place`."""
+        if self.packed is not None:
+            assert self.packed.keys is not None and self.packed.values is not None
+            at = [self.packed.keys.ctypes.data, self.packed.values.ctypes.data, self.pos.data_ptr(), CODES]
+            return [*at, *self.start, *self.len]
         assert self.k is not None and self.v is not None
-        return [
-            self.k.data_ptr(),
-            self.v.data_ptr(),
-            self.pos.data_ptr(),
-            DTYPE_CODE.get(self.k.dtype, -1),
-            *self.start,
-            *self.len,
-        ]
+        dtype = DTYPE_CODE.get(self.k.dtype, -1)
+        return [self.k.data_ptr(), self.v.data_ptr(), self.pos.data_ptr(), dtype, *self.start, *self.len]
 
     def cut(self, length: np.ndarray) -> Segment:
         """The same memory with only the first length[h] entries of each head."""

@@ -60,6 +60,10 @@ class Sequence:
                 self._buffers.add(self.buffer)
         return self._buffers
 
+    def in_place(self) -> bool:
+        """Can native attention read every entry as it lies?"""
+        return all(g.in_place for layer in self.segments for g in layer)
+
 
 class Store:
     """All sequences of one model. dtype is what raw entries are kept in."""

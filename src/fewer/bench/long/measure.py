@@ -16,6 +16,7 @@ Decoding is timed with whole logits, which the divergence needs; both sides alik
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ import torch
 
 import fewer
 from fewer.bench.long import tasks
+from fewer.bench.long.beside import Beside, kept
 from fewer.bench.long.tasks import LongItem
 from fewer.bench.long.texts import load
 from fewer.bench.record import head, save
@@ -36,6 +38,8 @@ from fewer.bench.teacher import shared
 from fewer.card import cards, find
 from fewer.engine import Engine
 from fewer.errors import BadRequest, FewerError
+from fewer.kernels.cpu import physical_cores
+from fewer.models.resolve import resolve
 from fewer.plan import plan as check_plan
 from fewer.seams import Rule
 from fewer.types import Told
@@ -98,12 +102,14 @@ def measure(
     threads: int | None = None,
     say: Say = lambda s: None,
     keep: Path | None = None,
+    peer: Path | None = None,
 ) -> dict[str, Any]:
     """Run plans (None = all that keep or read less, as they are measured) on tasks (None = all there are texts for).
 
     lengths: tokens of a document. texts: a folder, see texts.py. keep: file for the result, written after every task.
-    -> the head of record.py, what was run, "results" (a dict a way, task and length) and "places" (way -> [length, depth,
-    score] of every item with a depth). Raises BadRequest and what opening a model or making a plan raises.
+    peer: the Python of an environment with kvpress, see beside.py. -> the head of record.py, what was run, "results" (a
+    dict a way, task and length), "places" (way -> [length, depth, score] of every item with a depth) and, with a peer,
+    "beside" (its version, "results" and what "failed"). Raises BadRequest and what opening a model or making a plan raises.
     """
     _check(plans, lengths, protocols, n_items)
     held = load(texts)
@@ -121,28 +127,34 @@ def measure(
     ways = [Way(PLAIN), *_ways(plans, protocols)]
     given = [f"--plan '{p}'" for p in plans or []] + [f"--task {t}" for t in names or []]
     given += [f"--length {n}" for n in lengths] + [f"--protocol {p}" for p in protocols if len(protocols) == 1]
-    given += [f"--texts {texts}"] if texts else []
+    given += [f"--texts {texts}"] * (texts is not None) + [f"--peer-python {peer}"] * (peer is not None)
     out: dict[str, Any] = {
         **head("long", " ".join([f"fewer bench long -m {model} --items {n_items} --seed {seed}", *given]), seed),
         "model": model, "items": n_items, "tasks": chosen, "lengths": list(lengths),
         "ways": [[w.name, w.protocol] for w in ways], "results": [], "places": {},
     }  # fmt: skip
-    for tokens in lengths:
-        for task in chosen:
-            items = tasks.make(task, n_items, tokens, seed, lambda t: len(tokenizer.encode(t, bos=False)), held)
-            done = _turns(eng, items, ways, f"{task} {tokens}", say)
-            out["results"] += [_report(w, task, tokens, done[w], done[ways[0]], eng) for w in ways if w in done]
-            for w in done:
-                places = [[tokens, round(i.depth, 3), d.score] for i, d in zip(items, done[w]) if i.depth is not None]
-                out["places"].setdefault(f"{w.name} {w.protocol}", []).extend(places)
-            if keep is not None:
-                save(keep, out)
+    with Beside(peer, resolve(model), threads or physical_cores(), say) if peer else contextlib.nullcontext() as beside:
+        for tokens in lengths:
+            for task in chosen:
+                items = tasks.make(task, n_items, tokens, seed, lambda t: len(tokenizer.encode(t, bos=False)), held)
+                prompts = [_prompt(eng, i) for i in items]
+                done = _turns(eng, items, prompts, ways, f"{task} {tokens}", say)
+                out["results"] += [_report(w, task, tokens, done[w], done[ways[0]], eng) for w in ways if w in done]
+                for w in done:
+                    places = [
+                        [tokens, round(i.depth, 3), d.score] for i, d in zip(items, done[w]) if i.depth is not None
+                    ]
+                    out["places"].setdefault(f"{w.name} {w.protocol}", []).extend(places)
+                if beside is not None:
+                    theirs = beside.scores(items, prompts, [(w.name, w.protocol) for w in done], tokenizer)
+                    out["beside"] = beside.report(out.get("beside"), task, tokens, theirs)
+                if keep is not None:
+                    save(keep, out)
     return out
 
 
 def sample(model: str, names: list[str] | None, tokens: int, seed: int, texts: Path | None) -> list[LongItem]:
     """One item of each task, as it would be asked. Raises as measure()."""
-    from fewer.models.resolve import resolve
     from fewer.models.source import open_source
     from fewer.models.tokenizer import from_source
 
@@ -175,11 +187,12 @@ def _asks(part: str) -> bool:
     return "question" in find(part.partition(":")[0]).knobs()
 
 
-def _turns(eng: Engine, items: list[LongItem], ways: list[Way], what: str, say: Say) -> dict[Way, list[Done]]:
+def _turns(
+    eng: Engine, items: list[LongItem], prompts: list[tuple[list[int], int]], ways: list[Way], what: str, say: Say
+) -> dict[Way, list[Done]]:
     """Way -> what came of every item. A way that fails is left out, and said why."""
     out: dict[Way, list[Done]] = {w: [] for w in ways}
-    for i, item in enumerate(items):
-        ids, question = _prompt(eng, item)
+    for i, (item, (ids, question)) in enumerate(zip(items, prompts)):
         for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
             if way in out:
                 say(f"{what}: {i + 1}/{len(items)} {way.name} {way.protocol}")
@@ -215,11 +228,9 @@ def _prompt(eng: Engine, item: LongItem) -> tuple[list[int], int]:
 
 # ---------------------------------------------------------------------- reporting
 def _report(way: Way, task: str, tokens: int, own: list[Done], plain: list[Done], eng: Engine) -> dict[str, Any]:
-    can = [(o.score, p.score) for o, p in zip(own, plain) if p.score > 0]
     entry = 2 * eng.model.spec.head_dim * eng.stores["main"].dtype.itemsize
     row: dict[str, Any] = {"plan": way.name, "protocol": way.protocol, "task": task, "tokens": tokens}
-    row |= {"score": _mean([o.score for o in own]), "can": len(can)}
-    row["kept"] = round(sum(o for o, _ in can) / sum(p for _, p in can), 4) if can else None
+    row |= kept([o.score for o in own], [p.score for p in plain])
     row["kl"] = _mean([divergence(p, o) for o, p in zip(own, plain)])
     row["bytes"] = round(statistics.median(o.run.spent.get("reads", 0.0) for o in own) * entry)
     for name in FIGURES:

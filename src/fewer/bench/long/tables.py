@@ -42,6 +42,7 @@ def tables(r: dict[str, Any]) -> list[Sheet]:
             ],
             names=2,
         ),
+        *([_ranking(r)] if "beside" in r else []),
         *(_map(r, w) for w in ways),
     ]
 
@@ -56,13 +57,43 @@ def _figure(r: dict[str, Any], way: tuple[str, str], task: str, tokens: int, nam
 
 def _kept(r: dict[str, Any], way: tuple[str, str], task: str | None = None) -> Value:
     """Over the items that plain can do, all lengths."""
-    held = [(x["kept"], x["can"]) for x in _rows(r, way, task) if x["kept"] is not None]
+    return _share(_rows(r, way, task))
+
+
+def _share(rows: list[dict[str, Any]]) -> Value:
+    held = [(x["kept"], x["can"]) for x in rows if x["kept"] is not None]
     return round(sum(k * n for k, n in held) / sum(n for _, n in held), 3) if held else None
 
 
 def _median(r: dict[str, Any], way: tuple[str, str], name: str) -> Value:
     held = [x[name] for x in _rows(r, way) if x[name] is not None]
     return round(statistics.median(held), 3) if held else None
+
+
+def _ranking(r: dict[str, Any]) -> Sheet:
+    """fewer and kvpress, a way of both a row, the best of a protocol first."""
+    theirs = r["beside"]["results"]
+    places = {(x["plan"], x["protocol"], x["task"], x["tokens"]): x for x in theirs}
+    own = [x for x in r["results"] if (x["plan"], x["protocol"], x["task"], x["tokens"]) in places]
+    both = dict.fromkeys((x["plan"], x["protocol"]) for x in own)
+    rows = []
+    for plan, protocol in both:
+        mine = [x for x in own if (x["plan"], x["protocol"]) == (plan, protocol)]
+        other = [places[plan, protocol, x["task"], x["tokens"]] for x in mine]
+        scores = [statistics.fmean(x["score"] for x in some) for some in (mine, other)]
+        shares = [_share(mine), _share(other)]
+        rows.append([plan, protocol, *(round(s, 3) for s in scores), round(scores[0] - scores[1], 3), *shares])
+    rows.sort(key=lambda x: (x[1] != "aware", x[0] != PLAIN, -x[2]))
+    failed = "; ".join(f"{way} failed there: {why}" for way, why in r["beside"]["failed"].items())
+    return Sheet(
+        "Beside kvpress",
+        "Mean scores on the same items, as many entries kept; kept: over its own plain score on what its own plain can do. "
+        f"kvpress {r['beside']['version']}. {failed}".strip(),
+        ["plan", "protocol", "fewer", "kvpress", "difference", "fewer kept", "kvpress kept"],
+        rows,
+        names=2,
+        drawn=2,
+    )
 
 
 def _map(r: dict[str, Any], way: tuple[str, str]) -> Sheet:

@@ -7,7 +7,8 @@
 The share `salient` of the tokens with the highest saliency is stored at `high` bits, the rest at `low` bits. Dividing by
 how many rows could see a token removes the advantage of early ones. Probes are a few rows (the newest and some spread
 over the text), so attention need not be kept for all. Packing happens when the prompt is complete, then every `gap` tokens.
-Does not: change what was packed once; fuse unpacking into the attention kernel (a layer is unpacked while it is read).
+Does not: change what was packed once; give attention what it could read as it lies (two classes of bits lie mixed by
+position, values carry a scale a channel too): a layer is decoded while it is read.
 """
 
 from __future__ import annotations

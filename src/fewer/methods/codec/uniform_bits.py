@@ -5,19 +5,21 @@
         channel   `group` neighbouring tokens of one channel     keys, in KIVI: few channels are large, in all tokens
 
 Pairs are float16, so a group of 32 costs one bit more a number. Packing happens when the prompt is complete and then every
-`gap` tokens, so the newest tokens are read as they are, at most gap - 1. Each kv-head is packed by itself.
-Does not: choose which tokens deserve more bits (salient_bits.py does), pack while the prompt is read, fuse unpacking into
-the attention kernel (a layer is unpacked while it is read).
+`gap` tokens, so the newest tokens are read as they are, at most gap - 1. Each kv-head is packed by itself. Native attention
+reads the codes as they lie where kernels/codes.py says so (groups of 16, 32, 64, .. channels); else a layer is decoded for
+every read. Does not: choose which tokens deserve more bits (salient_bits.py does), pack while the prompt is read.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 
+from fewer.kernels.codes import describe
 from fewer.kv.segment import Encoded
 from fewer.kv.view import View
 from fewer.parts.quant import Quantised, quantise
@@ -58,22 +60,34 @@ class UniformBits(Codec):
             return packed_keys.dense(wide).to(dtype), packed_values.dense(wide).to(dtype)
 
         positions = torch.cat([view.positions(h) for h in heads])
-        return Encoded(decode, packed_keys.nbytes + packed_values.nbytes), positions, view.lens()
+        nbytes = packed_keys.nbytes + packed_values.nbytes
+        encoded = Encoded(decode, nbytes, packed_keys.described(dtype), packed_values.described(dtype))
+        return encoded, positions, view.lens()
 
 
 class ByToken:
     """x (n, d): each token's channels in groups; a last, narrower group takes what is left."""
 
     def __init__(self, x: torch.Tensor, bits: int, group: int) -> None:
-        self.parts = [quantise(part, bits, 1) for part in x.split(group, 1)]
+        parts = [quantise(part, bits, 1) for part in x.split(group, 1)]
+        self.bits, self.group = bits, group
+        self.channels, self.bytes = [p.channels for p in parts], [p.codes.shape[1] for p in parts]
+        self.codes, self.low, self.step = (
+            torch.cat([getattr(p, of) for p in parts], 1) for of in ("codes", "low", "step")
+        )
 
     @property
     def nbytes(self) -> int:
-        return sum(p.nbytes for p in self.parts)
+        return self.codes.nbytes + self.low.nbytes + self.step.nbytes
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """(n, d)"""
-        return torch.cat([p.dense(dtype) for p in self.parts], 1)
+        parts = zip(self.codes.split(self.bytes, 1), self.low.split(1, 1), self.step.split(1, 1), self.channels)
+        return torch.cat([Quantised(*stored, self.bits, n).dense(dtype) for *stored, n in parts], 1)
+
+    def described(self, dtype: torch.dtype) -> np.ndarray | None:
+        """For native attention, if it can read these."""
+        return describe(self.codes, self.low, self.step, self.bits, self.group, dtype)
 
 
 class ByChannel:
@@ -81,7 +95,8 @@ class ByChannel:
 
     def __init__(self, heads: list[torch.Tensor], bits: int, group: int) -> None:
         parts = [quantise(part, bits, 0) for k in heads for part in k.split(group) if len(part)]
-        self.sizes = np.array([len(p.codes) for p in parts], dtype=np.int32)
+        self.sizes, self.group = np.array([len(p.codes) for p in parts], dtype=np.int32), group
+        self.runs = np.cumsum([0, *(math.ceil(len(k) / group) for k in heads[:-1])]).tolist()
         low, step = torch.cat([p.low for p in parts]), torch.cat([p.step for p in parts])
         self.whole = Quantised(torch.cat([p.codes for p in parts]), low, step, bits, heads[0].shape[1])
 
@@ -92,6 +107,11 @@ class ByChannel:
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """(n, d), head after head."""
         return self.whole.dense(dtype, torch.from_numpy(self.sizes))
+
+    def described(self, dtype: torch.dtype) -> np.ndarray | None:
+        """For native attention, if it can read these."""
+        x = self.whole
+        return describe(x.codes, x.low, x.step, x.bits, self.group, dtype, self.runs)
 
 
 Packed = ByToken | ByChannel
