@@ -65,7 +65,8 @@ def load(path: str, threads: int, home: str) -> tuple[Job, str]:
 
     @torch.inference_mode()
     def job(ask: dict[str, Any]) -> list[int]:
-        ids, cache, eager = ask["ids"], transformers.DynamicCache(), ask["press"] in EAGER
+        ids, eager = ask["ids"], ask["press"] in EAGER
+        cache: Any = transformers.DynamicCache()
         context, question = ids[: len(ids) - ask["question"]], ids[len(ids) - ask["question"] :]
         removed = max(0.0, 1 - ask["keep"] / len(context))
         press = PRESSES[ask["press"]](kvpress, removed) if ask["press"] != "plain" else None

@@ -121,7 +121,8 @@ def _widened(descriptor: int, h: int, start: int, count: int, d: int) -> torch.T
     else:
         pairs, skip, first = (start + count, math.ceil(d / group)), start, None
     at = _at(codes, (start + count, d * bits // 8), torch.uint8)[start:]
-    return widen(at, *(_at(x, pairs, torch.float16)[skip:] for x in (low, step)), bits, group, bool(half), first)
+    lows, steps = (_at(x, pairs, torch.float16)[skip:] for x in (low, step))
+    return widen(at, lows, steps, bits, group, bool(half), first)
 
 
 def _at(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

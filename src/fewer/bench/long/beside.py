@@ -89,7 +89,13 @@ class Beside:
     ) -> list[int] | str:
         """The answer's tokens without the stop token, or why there are none."""
         keep = None if name == PLAIN else resolve_budget(make(*parse_use(plan)).budget, len(ids))  # type: ignore[attr-defined]
-        ask = {"press": name, "ids": ids, "question": question, "new": item.max_tokens, "stops": sorted(tokenizer.eos)}
+        ask: dict[str, Any] = {
+            "press": name,
+            "ids": ids,
+            "question": question,
+            "new": item.max_tokens,
+            "stops": sorted(tokenizer.eos),
+        }
         ask["keep"] = len(ids) if keep is None else keep - question
         if ask["keep"] < 1:
             return f"its budget of {keep} does not hold the question's {question} tokens"

@@ -83,7 +83,7 @@ class ByToken:
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """(n, d)"""
         parts = zip(self.codes.split(self.bytes, 1), self.low.split(1, 1), self.step.split(1, 1), self.channels)
-        return torch.cat([Quantised(*stored, self.bits, n).dense(dtype) for *stored, n in parts], 1)
+        return torch.cat([Quantised(c, low, step, self.bits, n).dense(dtype) for c, low, step, n in parts], 1)
 
     def described(self, dtype: torch.dtype) -> np.ndarray | None:
         """For native attention, if it can read these."""
