@@ -429,7 +429,7 @@ def test_bounded_counts_are_never_too_high_and_low_by_the_floor_at_most(keys: li
         ("boundless", {"cut": "none"}, "need words"),
         ("boundless", {"build": "unigram", "segment": "likeliest"}, "supermerges are BPE's"),
         ("binary", {"segment": "shortest"}, "raw bytes"),
-        ("wordpiece", {}, "not a way to train"),
+        ("wordpieces", {}, "not a way to train"),
     ],
 )
 def test_recipes_that_cannot_be(corpus: Corpus, name: str, knobs: dict, said: str) -> None:
