@@ -71,7 +71,7 @@ class Tree:
 
     def children(self, node: int) -> list[int]:
         """The nodes below `node`, in order."""
-        return np.flatnonzero(self.parent == node).tolist()
+        return np.flatnonzero(self.parent == node).tolist() if len(self.tokens) else []
 
     def depth(self) -> np.ndarray:
         """(N,) depth of each node, 0 for children of the certain token."""
@@ -111,7 +111,7 @@ def follow(
     node = -1
     while True:
         token = draw(node)
-        child = next((i for i in tree.children(node) if tree.tokens[i] == token), None) if len(tree) else None
+        child = next((i for i in tree.children(node) if tree.tokens[i] == token), None)
         if child is None or ends(token) or (seen is not None and child >= seen):
             return path, token
         node = child

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewer.kernels.codes import unpack
 from fewer.methods.codec.salient_bits import PackedTokens, Saliency, SalientBits
-from fewer.parts.quant import pack, quantise, unpack
+from fewer.parts.quant import pack, quantise
 from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
 

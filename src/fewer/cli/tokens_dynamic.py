@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from fewer.cli import options as o
+from fewer.cli.results import check, deliver, telling
 from fewer.errors import BadRequest
-from fewer.report import check_target
 
 
 def dynamic(
@@ -28,15 +28,13 @@ def dynamic(
     debug: o.Debug = False,
 ) -> None:
     """Merge frequent neighbours of a batch at prefill (dynamic tokenisation): rows saved, bits of what follows."""
-    if keep is not None:
-        check_target(keep)
+    check(keep)
     times = merges or [0, 25, 50, 100, 200, 400]
     if min(times) < 0 or minutes < 0:
         raise BadRequest("--merges and --minutes cannot be negative")
     from fewer.bench.sheets import Sheet
-    from fewer.cli.results import telling
     from fewer.cli.session import on_interrupt
-    from fewer.cli.tokens import _deliver, _head
+    from fewer.cli.tokens import _head
     from fewer.tokens.transfer import adapt, ends, texts
     from fewer.tokens.transfer import dynamic as work
     from fewer.tokens.transfer.transplant import body
@@ -60,11 +58,8 @@ def dynamic(
                 result["trained"] = adapt.train(net, lessons, adapt.paragraphs(lessons), say)
             ways["net"] = net.compose
         result["rows"] = work.measure(dense, held.tokenizer, judged, times, ways, say)
-    if keep is not None:
-        from fewer.bench.record import save
-
-        save(keep, result)
     columns = ["merges", "rows", "saved %", *ways]
     table = [[r["merges"], r["rows"], 100 * r["saved"], *(r[w] for w in ways)] for r in result["rows"]]
     note = "Rows of the prefixes; bits a byte of what follows them in plain tokens, by how merged rows are composed."
-    _deliver(result, [Sheet(f"Merged prompts, {model}", note, columns, table, drawn=len(columns) - 1)], as_json, None)
+    sheet = Sheet(f"Merged prompts, {model}", note, columns, table, drawn=len(columns) - 1)
+    deliver(result, as_json, None, None, keep, [sheet])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewer.cli import options as o
-from fewer.cli.results import Html, check, telling
+from fewer.cli.results import Html, check, deliver, telling
 
 Keep = Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")]
 
@@ -32,8 +32,7 @@ def glitch(
     """Tokens the model hardly saw in training: ranked by its weights, verified by asking for them."""
     check(html, keep)
     import fewer
-    from fewer.bench.record import save
-    from fewer.cli.tokens import _deliver, _head
+    from fewer.cli.tokens import _head
     from fewer.errors import BadRequest
     from fewer.models.resolve import resolve
     from fewer.models.source import open_source
@@ -48,9 +47,7 @@ def glitch(
         engine = fewer.open(path, threads=threads)
         result = _head("tokens glitch") | {"model": path.name, "seed": seed}
         result |= probe.find(engine, open_source(path), say, count, unused, seed)
-    if keep is not None:
-        save(keep, result)
-    _deliver(result, tables.glitch(result), as_json, html)
+    deliver(result, as_json, None, html, keep, tables.glitch(result))
 
 
 def adversarial(
@@ -70,8 +67,7 @@ def adversarial(
 ) -> None:
     """Strings this vocabulary cuts across a word border; with --ask, what that costs a model."""
     check(html, keep)
-    from fewer.bench.record import save
-    from fewer.cli.tokens import _deliver, _head, _open
+    from fewer.cli.tokens import _head, _open
     from fewer.cli.tokens_train import _lines
     from fewer.errors import BadRequest
     from fewer.tokens.probe import adversarial as probe
@@ -90,6 +86,4 @@ def adversarial(
             engine = fewer.open(ask, threads=threads)
             result |= {"model": ask, "asked": probe.ask(engine, traps, controls, say)}
         result |= {"traps": probe.as_rows(traps), "controls": probe.as_rows(controls)}
-    if keep is not None:
-        save(keep, result)
-    _deliver(result, tables.adversarial(result), as_json, html)
+    deliver(result, as_json, None, html, keep, tables.adversarial(result))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer.cli import options as o
+from fewer.cli.results import Html, check, deliver, telling
 from fewer.errors import BadRequest
-from fewer.report import check_target
 
 if TYPE_CHECKING:
     from fewer.tokens.transfer.adapt import Lessons
@@ -52,12 +52,11 @@ def transplant(
     threads: o.Threads = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")] = None,
     as_json: o.Json = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page to this file.")] = None,
+    html: Html = None,
     debug: o.Debug = False,
 ) -> None:
     """Give a model another tokenizer, and say what it costs (bits a byte) and saves (tokens, prefill)."""
-    for file in filter(None, (html, keep)):
-        check_target(file)
+    check(html, keep)
     from fewer.tokens.transfer.folder import DTYPES, check_folder
     from fewer.tokens.transfer.starts import HOW, Knobs
 
@@ -72,9 +71,8 @@ def transplant(
         raise BadRequest("there is nothing to do: give --out FOLDER, or leave out --no-report")
     if out is not None:
         check_folder(out, force)
-    from fewer.cli.results import telling
     from fewer.cli.session import on_interrupt
-    from fewer.cli.tokens import _deliver, _head
+    from fewer.cli.tokens import _head
     from fewer.tokens.transfer import adapt as training
     from fewer.tokens.transfer import bits, folder
     from fewer.tokens.transfer import transplant as work
@@ -119,13 +117,9 @@ def transplant(
                 result["folder"] = str(
                     folder.write(out, old, made.backend, made.rows, made.template, facts, dtype, force)
                 )
-    if keep is not None:
-        from fewer.bench.record import save
-
-        save(keep, result)
     from fewer.tokens.transfer.sheets import sheets
 
-    _deliver(result, sheets(result) if report else [], as_json, html)
+    deliver(result, as_json, None, html, keep, sheets(result) if report else [])
     if not as_json and out is not None:
         from fewer.cli.session import to_stdout
 

@@ -49,6 +49,12 @@ def describe(
     return np.array([*at, *(runs or [])], dtype=np.int64)
 
 
+def unpack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Bytes (n, b) -> the codes in them, lowest bits first: (n, b * 8 / bits) uint8."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+    return ((codes[:, :, None] >> shifts) & (2**bits - 1)).flatten(1)
+
+
 def widen(
     codes: torch.Tensor,
     low: torch.Tensor,
@@ -60,8 +66,7 @@ def widen(
 ) -> torch.Tensor:
     """One head's entries (n, d) float32 of codes (n, d * bits / 8). low, step: those of the entries, or with first_run of
     all runs, of which the entries' own begin there."""
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
-    x = ((codes[:, :, None] >> shifts) & (2**bits - 1)).flatten(1).float()
+    x = unpack(codes, bits).float()
     if first_run is None:
         columns = torch.arange(x.shape[1]) // group
         low, step = low[:, columns], step[:, columns]

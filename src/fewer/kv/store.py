@@ -286,4 +286,3 @@ class Store:
             if s.n[layer]:
                 s.segments[layer].append(self.tail_segment(s, layer, int(s.n[layer])))
         self._release_tail(s)
-        s.changed()

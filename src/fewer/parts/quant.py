@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fewer.kernels.codes import unpack
+
 
 @dataclass(frozen=True)
 class Quantised:
@@ -55,9 +57,3 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
         codes = torch.nn.functional.pad(codes, (0, per - c % per))
     shifts = torch.arange(per, dtype=torch.uint8) * bits
     return (codes.view(n, -1, per) << shifts).sum(-1).to(torch.uint8)
-
-
-def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """The inverse of `pack`, without the padding cut off: (n, b) -> (n, b * 8 / bits)."""
-    shifts = torch.arange(8 // bits, dtype=torch.uint8) * bits
-    return ((packed[:, :, None] >> shifts) & (2**bits - 1)).view(len(packed), -1)

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 
 from fewer.errors import BadRequest, CorruptFile, UnsupportedArchitecture
-from fewer.models.tokenizer import _BYTE_OF
 from fewer.models.tokenizer_file import Built
 from fewer.tokens.ranks import RankCoder
+from fewer.tokens.train.export import byte_level, spelled
 from fewer.tokens.vocabulary import Vocabulary
 
 _ENDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -97,11 +97,6 @@ class Ranked:
         ranks, n = self.ranks, len(self.special)
         if max(ranks.values()) + 1 != len(ranks) or any(bytes([b]) not in ranks for b in range(256)):
             raise UnsupportedArchitecture(f"{self.name} leaves out ranks or bytes, so it makes no tokenizer.json")
-        char = {byte: c for c, byte in _BYTE_OF.items()}
-
-        def spelled(token: bytes) -> str:
-            return "".join(char[b] for b in token)
-
         merges = [
             (spelled(token[:i]), spelled(token[i:]))
             for token in sorted(ranks, key=ranks.__getitem__)
@@ -110,14 +105,8 @@ class Ranked:
         ]
         vocab = {spelled(token): rank + n for token, rank in ranks.items()}
         names = [token.decode() for token in self.special]
-        backend = Tokenizer(BPE(vocab | {name: i for i, name in enumerate(names)}, merges, ignore_merges=True))
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(self.pattern), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        backend.decoder = decoders.ByteLevel()
+        model = BPE(vocab | {name: i for i, name in enumerate(names)}, merges, ignore_merges=True)
+        backend = byte_level(Tokenizer(model), self.pattern)
         backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
         return Built(backend, None, None, frozenset(), False, frozenset(range(n)))
 
