@@ -9,7 +9,7 @@ Everything is greedy and ends where the model ends it. prefill is the time to th
 engine's own clock where it has one. A job of several prompts is one batch, and only its texts count.
 
 fewer         mode = a plan, methods joined by " + ", "" = plain; "guard": false drafts always; "forget": true empties what
-              methods remember of earlier jobs. Also: its ledger's account
+              methods remember of earlier jobs, but not the guard's accounts. Also: its ledger's account
 llama.cpp     plain; ngram-simple, ngram-map-k, ngram-mod, ngram-cache, and draft with a second model, as shipped
 transformers  plain; lookup (prompt_lookup_num_tokens = 10) and draft (assistant_model); float32
 """
@@ -52,7 +52,6 @@ def fewer(path: str, threads: int, draft: str | None) -> tuple[Job, str]:
     def job(prompts: list[list[int]], new: int, mode: str, more: dict[str, Any]) -> Answer:
         if more.pop("forget", False):
             eng.memory = Memory()
-            eng.accounts.clear()
         start = time.perf_counter()
         outs = eng.generate(prompts, use=plan(mode), max_tokens=new, **more)
         total = time.perf_counter() - start

@@ -29,7 +29,7 @@ class Seen:
 class SuffixAutomaton(Propose):
     """Copy what followed the longest suffix of the text that stands in it before, however long it is."""
 
-    budget: int = knob(7, "tokens of a draft", low=1)
+    budget: int = knob(15, "tokens of a draft", low=1)
     shortest: int = knob(2, "tokens of text that must match for a draft", low=1)
     capacity: int = knob(1 << 15, "tokens of text the automaton holds", low=16)
 

@@ -53,7 +53,7 @@ class Lookup:
 class PromptLookup(Propose):
     """Copy what followed the longest suffix of the text that stands in it before."""
 
-    budget: int = knob(7, "tokens of a draft", low=1)
+    budget: int = knob(15, "tokens of a draft", low=1)
     shortest: int = knob(2, "tokens of text that must match for a draft", low=1)
     longest: int = knob(8, "tokens of text that are matched at most", low=1)
     window: int = knob(1 << 16, "newest tokens of the text that are searched", low=16)

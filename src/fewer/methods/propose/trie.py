@@ -20,8 +20,8 @@ from fewer.types import Told, Tree
 class NgramTrie(Propose):
     """Draft what followed the last tokens before, in this request's prompt or answer."""
 
-    budget: int = knob(7, "tokens of a draft, all branches together", low=1)
-    length: int = knob(7, "tokens of one branch", low=1)
+    budget: int = knob(15, "tokens of a draft, all branches together", low=1)
+    length: int = knob(15, "tokens of one branch", low=1)
     shortest: int = knob(2, "tokens of text that must match for a draft", low=1)
     longest: int = knob(8, "tokens of text that are matched at most", low=1)
     capacity: int = knob(1 << 15, "entries of the trie", low=16)
