@@ -1,4 +1,4 @@
-"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `cartridge`, `patterns`: small parts for frozen models.
+"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `cartridge`, `butler`, `patterns`: small parts for frozen models.
 
 Progress goes to stderr, what the part reaches on held-out texts to stdout. What the model said is kept and used again.
 The first Ctrl-C ends the training and writes what has been learnt so far; the second one ends at once and writes nothing.
@@ -134,6 +134,23 @@ def cartridge(
         lambda s, c: train(s, output, text, entries, lesson, c),
         asking=asking,
     )
+
+
+@app.command()
+def butler(
+    output: Output,
+    model: o.Model = o.DEFAULT_MODEL,
+    minutes: Minutes = 35.0,
+    asking: Annotated[float, typer.Option("--asking", help="Most of the time to let the model read.")] = 0.3,
+    seed: Seed = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """A network that foretells which entries each head will want, for the method tokenbutler."""
+    from fewer.train.butler import train
+
+    _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, c), asking=asking)
 
 
 @app.command()
