@@ -17,6 +17,7 @@ from fewer.train.behind import gap, held, logits, states
 from fewer.train.cartridge import begin, line, moved
 from fewer.train.kangaroo import distil
 from tests.cli_tiny import fewer_command  # noqa: F401  (fixtures)
+from tests.cli_tiny import tiny_model as tiny_file  # noqa: F401
 
 TEXT, OTHER = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], [7, 9, 3, 2, 3, 8, 4]
 PROMPT = [8, 9, 7, 9, 3]

@@ -18,6 +18,7 @@ from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
 from fewer.train import butler, recall
 from tests.cli_tiny import fewer_command  # noqa: F401  (fixtures)
+from tests.cli_tiny import tiny_model as tiny_file  # noqa: F401
 from tests.methods.selecting import Selecting, written
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3]
