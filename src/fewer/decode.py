@@ -44,7 +44,8 @@ def answer(req: Request, pending: list[int], at: int, horizon: Callable[[], int 
 def prefill(req: Request) -> Work:
     """Transform the prompt and read it but for its last piece -> (that piece, the position of its first token)."""
     yield from transform(req)
-    pending, at = req.kept_prompt[req.cached :], req.cached
+    pending, at = req.kept_prompt[req.cached :], req.told.seen
+    before = at - req.cached  # entries that transforms put in front
     if not pending:
         raise BadRequest("the prompt is empty after its transforms; nothing is left to continue.")
     while (size := piece(req, at)) < len(pending):
@@ -55,7 +56,7 @@ def prefill(req: Request) -> Work:
         yield Commit(accepted)
         at, pending = at + size, pending[size:]
         if req.on_progress:
-            req.on_progress(at, len(req.kept_prompt))
+            req.on_progress(at - before, len(req.kept_prompt))
     return pending, at
 
 
@@ -92,8 +93,8 @@ def transform(req: Request) -> Work:
         kept = kept[idx]
     req.kept = kept
     req.kept_prompt = [req.prompt[i] for i in kept]
-    told.prompt_len = len(kept)
-    req.fit(len(kept))
+    told.prompt_len = len(kept) + told.seen - req.cached  # with what transforms put in front
+    req.fit(told.prompt_len)
     for m in req.seams.methods():
         if m not in req.seams.transforms:
             told.start(m)

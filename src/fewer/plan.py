@@ -44,7 +44,7 @@ class Seams:
     @property
     def makes_room(self) -> bool:
         """May the prompt be longer than the model's context?"""
-        return bool(self.transforms) or self.place
+        return any(not t.gives for t in self.transforms) or self.place
 
     @property
     def pure_prefix(self) -> bool:
@@ -158,7 +158,7 @@ def plan(use: Sequence[str | Method]) -> Seams:
     bundle = Seams(
         **{s: slots[s][0] for s in ONE_EACH if slots[s]},
         rules=tuple(slots["rule"]),
-        transforms=tuple(slots["transform"]),
+        transforms=tuple(sorted(slots["transform"], key=lambda t: t.gives)),
     )
     _refuse(bundle)
     return bundle
@@ -212,6 +212,13 @@ def _refuse(s: Seams) -> None:
         for m in s.methods():
             if m.seam in s.strategy.excludes:
                 no(s.strategy, m, s.strategy.excludes[m.seam])
+    if s.retain:
+        for giver in (t for t in s.transforms if t.gives):
+            no(
+                s.retain,
+                giver,
+                "what stays is judged by tokens of the prompt, and what stands in front of it has none.",
+            )
     black = [r for r in s.rules if r.black_box]
     if len(black) > 1:
         no(black[0], black[1], "both draw the token themselves.")

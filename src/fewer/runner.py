@@ -24,10 +24,11 @@ from fewer.kv.store import Store
 from fewer.kv.view import View
 from fewer.lanes import Lanes, Timed, timed
 from fewer.models.decoder import Decoder, Spent
+from fewer.models.layers import rotate
 from fewer.models.size import row_macs
 from fewer.plan import PLAIN, label
 from fewer.request import Request
-from fewer.seams import Commit, Forward, Retain, Rewind, Work
+from fewer.seams import Commit, Forward, Given, Retain, Rewind, Work
 from fewer.types import Group, Memory, Out, Step, Told
 
 Run = tuple[list[Out], list[Spent]]
@@ -138,6 +139,7 @@ class Runner:
         """The facts about this engine's models that methods may ask for."""
         told, main = req.told, self.models["main"]
         told.n_layers, told.windows, told.vocab = main.spec.n_layers, main.spec.windows, main.spec.vocab
+        told.heads = main.spec.n_heads, main.spec.n_kv_heads
         told.near, told.embed, told.memory = main.neighbours, main.head.embed, self.memory
         told.cost = NOMINAL if req.pace is None else req.pace.costs
         told.weights = {name: row_macs(m.spec) / row_macs(main.spec) for name, m in self.models.items()}
@@ -191,6 +193,8 @@ class Runner:
             one.ask = ask
         elif isinstance(ask, Commit):
             raise RuntimeError("Commit without a Forward before it")
+        elif isinstance(ask, Given):
+            self._give(one.req, ask)
         else:
             self._rewind(one.req, ask)
 
@@ -372,6 +376,21 @@ class Runner:
         if ask.model in req.seqs:
             self.stores[ask.model].truncate(req.seqs[ask.model], ask.next_pos)
             self._told(req, ask.model).seen = ask.next_pos
+
+    def _give(self, req: Request, ask: Given) -> None:
+        """Entries that no forward made, their keys rotated to where they now stand."""
+        decoder, store = self.models[ask.model], self.stores[ask.model]
+        if ask.model not in req.seqs:
+            req.seqs[ask.model] = store.new()
+        seq, p = req.seqs[ask.model], ask.keys.shape[2]
+        at = np.arange(p) + store.next_pos(seq)
+        turned = [
+            rotate(k.transpose(0, 1), *decoder.angles(layer, at)).transpose(0, 1)
+            for layer, k in enumerate(ask.keys.to(decoder.angles.dtype))
+        ]
+        store.give(seq, torch.stack(turned), ask.values)
+        self._told(req, ask.model).seen += p
+        req.ledger.kv(req.told.seen, self._bytes(req))
 
     def _told(self, req: Request, model: str) -> Told:
         """What methods are told about a model's sequence; side models have their own."""

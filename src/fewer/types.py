@@ -187,6 +187,7 @@ class Told:
     prompt_len: int  # tokens that entered the model after every transform
     n_layers: int = 0  # of the request's main model
     windows: tuple[int | None, ...] = ()  # of its layers, as in Spec
+    heads: tuple[int, int] = (0, 0)  # query heads and kv-heads of a layer
     vocab: int = 0  # rows of its embedding
     seen: int = 0  # tokens committed so far
     decoding: bool = False  # the whole prompt is committed

@@ -1,4 +1,4 @@
-"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `fewer train patterns`: small parts for frozen models.
+"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `cartridge`, `butler`, `patterns`: small parts for frozen models.
 
 Progress goes to stderr, what the part reaches on held-out texts to stdout. What the model said is kept and used again.
 The first Ctrl-C ends the training and writes what has been learnt so far; the second one ends at once and writes nothing.
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from fewer.cli import options as o
 from fewer.cli.console import err
+from fewer.cli.inputs import read_file
 from fewer.cli.session import on_interrupt, to_stdout
 from fewer.errors import BadRequest
 
@@ -98,6 +99,58 @@ def judge(
     from fewer.train.judge import train
 
     _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, items, tokens, c), draft)
+
+
+@app.command()
+def cartridge(
+    document: Annotated[Path, typer.Argument(help="The text to learn, a UTF-8 file.", exists=True, dir_okay=False)],
+    output: Output,
+    model: o.Model = o.DEFAULT_MODEL,
+    entries: Annotated[int, typer.Option("--entries", min=2, help="Cache entries a layer and head.")] = 64,
+    lesson: Annotated[
+        str, typer.Option("--lesson", help="study = by asking itself about it; plain = by its next tokens.")
+    ] = "study",
+    minutes: Minutes = 35.0,
+    asking: Asking = 0.4,
+    seed: Seed = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """A document as a few cache entries, learnt by self-study, for the method cartridge."""
+    from fewer.train.cartridge import LESSONS, train
+
+    if lesson not in LESSONS:
+        raise BadRequest(f"--lesson {lesson!r} is none of {', '.join(LESSONS)}")
+    text = read_file(str(document)).text
+    _run(
+        model,
+        minutes,
+        seed,
+        None,
+        threads,
+        as_json,
+        output,
+        lambda s, c: train(s, output, text, entries, lesson, c),
+        asking=asking,
+    )
+
+
+@app.command()
+def butler(
+    output: Output,
+    model: o.Model = o.DEFAULT_MODEL,
+    minutes: Minutes = 35.0,
+    asking: Annotated[float, typer.Option("--asking", help="Most of the time to let the model read.")] = 0.3,
+    seed: Seed = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """A network that foretells which entries each head will want, for the method tokenbutler."""
+    from fewer.train.butler import train
+
+    _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, c), asking=asking)
 
 
 @app.command()

@@ -5,6 +5,7 @@
     commit(seq, rows)  accepted rows become entries; the rest vanish (rollback is the default)
     keep(seq, l, idx)  eviction: kept entries move to an exactly sized segment, the old memory goes when nobody shares it
     fork / truncate    share a prefix, cut it back; nothing is copied
+    give(seq, k, v)    entries that no forward made, behind what a sequence holds
     encode(seq, n)     the oldest n raw entries of a layer change into a codec's form
 
 A new tail takes an eighth of the memory that the sequence holds (32 to 512 rows), so slack stays small without copying on growth.
@@ -19,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fewer.kv.segment import Buffer, Encoded, Meter, Segment
+from fewer.kv.segment import Buffer, Encoded, Meter, Segment, pack_stacked
 from fewer.kv.view import View
 from fewer.models.spec import Spec
 from fewer.types import Rows
@@ -213,6 +214,17 @@ class Store:
         s = self._seqs[seq]
         s.segments[layer] = [self.view(seq, layer).pick(idx, self.meter)]
         self._forget_tail(s, layer)
+
+    def give(self, seq: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Append entries that no forward made: keys, as attention reads them, and values (L, H, p, d), at the next p
+        positions."""
+        s, p = self._seqs[seq], keys.shape[2]
+        self._freeze(s)
+        pos = torch.arange(s.next_pos, s.next_pos + p, dtype=torch.int32, device=self.device)
+        for layer, (k, v) in enumerate(zip(keys.to(self.device, self.dtype), values.to(self.device, self.dtype))):
+            s.segments[layer].append(pack_stacked(self.meter, k, v, pos.expand(len(k), -1)))
+        s.next_pos = s.tail_from = s.next_pos + p
+        s.changed()
 
     def encode(self, seq: int, layer: int, fn: Callable[[View], tuple[Encoded, torch.Tensor, np.ndarray]]) -> None:
         """Pack every raw committed entry of a layer: fn(view of them) -> (encoded, pos (E,), lens (H,)). Packed ones stay."""

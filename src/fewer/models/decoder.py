@@ -98,6 +98,8 @@ class Decoder:
         turns: list[Turn],
         hidden: list[dict[str, torch.Tensor]],
     ) -> torch.Tensor:
+        selects = [(g, g.seams.select) for g in step.groups]
+        seers = [(g, s) for g, s in selects if s is not None and "hidden" in s.needs and not step.start]
         for layer, block in enumerate(self.blocks[step.start : depth], step.start):
             if router is None:
                 q, k, v = block.qkv(x, *turns[layer])
@@ -105,6 +107,8 @@ class Decoder:
                 x = block.mlp(x)
             else:
                 x = router.layer(layer, x, block, attention, turns[layer])
+            for g, select in seers if layer == 0 else ():
+                select.sees(x[g.start : g.start + len(g.rows)], g.rows, g.told, g.told.of(select))
             if step.taps:
                 _tap(step, hidden, f"layer.{layer}", x)
         return x

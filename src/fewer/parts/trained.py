@@ -131,6 +131,13 @@ def probes(main: Decoder) -> torch.Tensor:
     return main.head.embed(torch.arange(PROBES) * main.spec.vocab // PROBES)
 
 
+WAYS = {  # kind -> (how it is trained, the row that uses it), where both are not named after it
+    "judge": ("judge -m MODEL --draft MODEL", "autojudge"),
+    "cartridge": ("cartridge -m MODEL DOCUMENT", "cartridge"),
+    "butler": ("butler -m MODEL", "tokenbutler"),
+}
+
+
 def _train(kind: str) -> str:
-    what = {"judge": ("judge -m MODEL --draft MODEL", "autojudge")}.get(kind, (f"drafter {kind} -m MODEL", kind))
+    what = WAYS.get(kind, (f"drafter {kind} -m MODEL", kind))
     return f"Train one with `fewer train {what[0]} -o FILE`, then use {what[1]}:file=FILE."

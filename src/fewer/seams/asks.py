@@ -1,4 +1,4 @@
-"""What a running request asks of the engine: forwards, commits, rewinds; and a coroutine of them, `Work`."""
+"""What a running request asks of the engine: forwards, commits, rewinds, given entries; and a coroutine of them, `Work`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fewer.types import Out, Rows
 
@@ -51,4 +52,14 @@ class Rewind:
     model: str = "main"
 
 
-Work = Generator[Forward | Commit | Rewind, Out, Any]
+@dataclass(frozen=True)
+class Given:
+    """Puts entries that no forward made behind what a model's sequence holds: keys not rotated yet, values, (L, H, p, d).
+    They take the next p positions and count as seen."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    model: str = "main"
+
+
+Work = Generator[Forward | Commit | Rewind | Given, Out, Any]

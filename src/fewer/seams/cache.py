@@ -78,6 +78,10 @@ class Select(Method):
     def read(self, layer: int, q: torch.Tensor, k: torch.Tensor, told: Told, state: Any) -> None:
         """With needs = {"queries"}: q (m, Hq, d) and k (m, H, d), rotated, of the prompt's rows, piece by piece."""
 
+    def sees(self, x: torch.Tensor, rows: Rows, told: Told, state: Any) -> None:
+        """With needs = {"hidden"}: x (m, D), the hidden states of a step's rows behind layer 0, prompt and drafts alike,
+        before deeper layers run. What becomes of drafts is known when the next step's rows are seen."""
+
     def pick(
         self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Any
     ) -> list[torch.Tensor] | None:

@@ -23,7 +23,7 @@ class Method:
     name: ClassVar[str] = ""  # the catalogue name, set on the object when a plan is made
     needs: ClassVar[frozenset[str]] = (
         frozenset()
-    )  # evidence the engine must produce: "attention", "queries", "logits", "best"
+    )  # evidence the engine must produce: "attention", "queries", "hidden", "logits", "best"
     uses: ClassVar[frozenset[str]] = frozenset()  # models beside "main" that its forwards name, e.g. "draft"
     by_text: ClassVar[bool] = (
         False  # it speaks to them through text, so their vocabularies may differ from the main one's

@@ -51,9 +51,12 @@ class Rule(Method):
 
 @dataclass(frozen=True)
 class Transform(Method):
-    """Prompt -> shorter prompt. A coroutine: it may run forwards of its own. Forced spans survive."""
+    """Prompt -> shorter prompt. A coroutine: it may run forwards of its own. Forced spans survive.
+
+    What it leaves in the main model's sequence stands in front of the prompt; one that means to says so by `gives`."""
 
     seam: ClassVar[str] = "transform"
+    gives: ClassVar[bool] = False  # it puts entries in front of the prompt; it acts after those that do not
 
     def run(self, tokens: list[int], forced: np.ndarray, told: Told, state: Any) -> Work:
         """tokens (n,), forced (n,) bool: must stay. Returns ascending indices of the tokens kept."""

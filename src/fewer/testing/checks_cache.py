@@ -100,8 +100,11 @@ def positions(subject: Subject) -> None:
     for knobs in subject.settings:
         for variant in ("qwen3", "mistral"):
             where = f"{dict(knobs)}, {variant}"
-            got = alone(subject, subject.use(knobs), LONG[:50], variant, max_tokens=9, chunk=CHUNK)
-            text, cache = [*got.req.kept_prompt, *got.tokens], got.cache["main"]
+            log = Decisions()
+            use = [recorded(m, log) if m.seam == Transform.seam else m for m in subject.use(knobs)]
+            got = alone(subject, use, LONG[:50], variant, max_tokens=9, chunk=CHUNK)
+            front = [t for given in log.given if isinstance(given, list) for t in given]
+            text, cache = [*front, *got.req.kept_prompt, *got.tokens], got.cache["main"]
             kept = got.req.kept
             require(
                 kept is not None and (np.diff(kept) > 0).all(),

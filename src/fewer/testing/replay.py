@@ -20,7 +20,7 @@ from fewer.kv.view import View
 from fewer.models.decoder import Decoder
 from fewer.models.layers import rotate
 from fewer.models.rope import cos_sin
-from fewer.seams import Blocks, Codec, Held, Method, Retain, Route, Select
+from fewer.seams import Blocks, Codec, Commit, Forward, Given, Held, Method, Retain, Route, Select, Transform, Work
 from fewer.types import Rows, Told
 
 Places = list[torch.Tensor]
@@ -36,6 +36,9 @@ class Decisions:
     ffn: dict[tuple[int, int], bool] = field(default_factory=dict)
     packed: dict[int, dict[int, list[tuple[torch.Tensor, torch.Tensor]]]] = field(default_factory=dict)  # seen -> layer
     furthest: int | None = None
+    given: list[Given | list[int]] = field(
+        default_factory=list
+    )  # in front of the prompt: entries, or tokens read there
 
 
 def recorded(method: Method, log: Decisions) -> Method:
@@ -107,7 +110,33 @@ class PackLog(Codec):
         return encoded, pos, lens
 
 
-RECORDERS: dict[str, type[Method]] = {"retain": KeepLog, "select": PickLog, "route": RouteLog, "codec": PackLog}
+class GivenLog(Transform):
+    log: Any
+
+    def run(self, tokens: list[int], forced: np.ndarray, told: Told, state: Any) -> Work:
+        work, read = super().run(tokens, forced, told, state), np.zeros(0, dtype=np.int64)
+        reply: Any = None
+        while True:
+            try:
+                ask = work.send(reply)
+            except StopIteration as end:
+                return end.value
+            if self.gives and isinstance(ask, Forward):
+                read = ask.rows.tokens
+            elif self.gives and isinstance(ask, Commit):
+                self.log.given.append(read[ask.accepted].tolist())
+            elif isinstance(ask, Given):
+                self.log.given.append(ask)
+            reply = yield ask
+
+
+RECORDERS: dict[str, type[Method]] = {
+    "retain": KeepLog,
+    "select": PickLog,
+    "route": RouteLog,
+    "codec": PackLog,
+    "transform": GivenLog,
+}
 
 
 @dataclass
@@ -130,11 +159,27 @@ class Replay:
 
     def text(self, tokens: Sequence[int]) -> list[torch.Tensor]:
         """Log probabilities (V,) after each token; decisions are carried out when as many tokens were committed."""
-        out = []
-        for pos, token in enumerate(tokens):
+        out, first = [], 0
+        for given in self.log.given:
+            first += self._give(given, first)
+        for pos, token in enumerate(tokens, first):
             out.append(torch.log_softmax(self._feed(token, pos), 0))
             self._maintain(pos + 1)
         return out
+
+    def _give(self, given: Given | list[int], first: int) -> int:
+        """Let the cache hold what stands in front of the prompt, from position `first` on; how much that is."""
+        if isinstance(given, list):
+            for i, token in enumerate(given):
+                self._feed(token, first + i)
+            return len(given)
+        at = list(range(first, first + given.keys.shape[2]))
+        for layer, lanes in enumerate(self.lanes):
+            for h, lane in enumerate(lanes):
+                lane.keys += list(self._turn(layer, given.keys[layer, h].to(self.model.dtype), at))
+                lane.values += list(given.values[layer, h].to(self.model.dtype))
+                lane.positions += at
+        return len(at)
 
     def _feed(self, token: int, pos: int) -> torch.Tensor:
         x = self.model.head.embed(torch.tensor([token]))

@@ -25,6 +25,7 @@ from fewer.train.texts import KINDS, prompts
 
 if TYPE_CHECKING:
     from fewer.engine import Engine
+    from fewer.result import Result
 
 CHUNK = 64  # prompts
 ANSWER = 256  # most tokens of an answer
@@ -76,19 +77,19 @@ def collect(
 def answers(eng: Engine, asked: list[tuple[str, list[int]]]) -> list[Spoken]:
     """The greedy answers to prompts of (kind, ids)."""
     said = eng.generate([ids for _, ids in asked], max_tokens=ANSWER, logprobs=TOP, share_prefix=False)
-    out = []
-    for (kind, ids), r in zip(asked, said):
-        best = [sorted(p.top, key=lambda t: t[0] != p.token) for p in r.logprobs]
-        out.append(
-            Spoken(
-                kind,
-                torch.tensor([*ids, *r.tokens]),
-                len(ids),
-                torch.tensor([[t for t, _ in row] for row in best]),
-                torch.tensor([[lp for _, lp in row] for row in best]),
-            )
-        )
-    return out
+    return [heard(kind, ids, r) for (kind, ids), r in zip(asked, said)]
+
+
+def heard(kind: str, ids: list[int], r: Result) -> Spoken:
+    """An answer that was asked for with logprobs=TOP, as what follows the prompt `ids`."""
+    best = [sorted(p.top, key=lambda t: t[0] != p.token) for p in r.logprobs]
+    return Spoken(
+        kind,
+        torch.tensor([*ids, *r.tokens]),
+        len(ids),
+        torch.tensor([[t for t, _ in row] for row in best]),
+        torch.tensor([[lp for _, lp in row] for row in best]),
+    )
 
 
 def _write(path: Path, said: list[Spoken], model: str) -> None:

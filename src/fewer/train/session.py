@@ -65,6 +65,10 @@ class Session:
         """Is the time for asking the model over?"""
         return self.stopped or time.monotonic() - self.began > 60 * self.minutes
 
+    def asked(self) -> bool:
+        """Is the share of the time for asking the model over?"""
+        return self.stopped or time.monotonic() - self.began > 60 * self.minutes * self.asking
+
     def spoken(self) -> tuple[list[Spoken], list[Spoken]]:
         """What the model said: to learn from, and (the first chunk's worth of texts held out) to judge by."""
 
