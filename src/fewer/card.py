@@ -62,7 +62,9 @@ class Card:
 
     def makes_room(self) -> bool:
         """Can it make a prompt longer than the model's context fit?"""
-        return self.seam == "transform" or (self.seam == "retain" and getattr(self.load(), "positions", "") == "place")
+        if self.seam == "retain":
+            return getattr(self.load(), "positions", "") == "place"
+        return self.seam == "transform" or (self.seam == "strategy" and getattr(self.load(), "makes_room", False))
 
     def knobs(self) -> dict[str, dict[str, Any]]:
         """Knob -> {default, type, doc, ...}, with this row's defaults."""

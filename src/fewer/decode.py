@@ -93,7 +93,8 @@ def transform(req: Request) -> Work:
     req.kept = kept
     req.kept_prompt = [req.prompt[i] for i in kept]
     told.prompt_len = len(kept)
-    req.fit(len(kept))
+    strategy = req.seams.strategy
+    req.fit(len(kept) if strategy is None else strategy.takes(len(kept)))
     for m in req.seams.methods():
         if m not in req.seams.transforms:
             told.start(m)

@@ -44,7 +44,7 @@ class Seams:
     @property
     def makes_room(self) -> bool:
         """May the prompt be longer than the model's context?"""
-        return bool(self.transforms) or self.place
+        return bool(self.transforms) or self.place or (self.strategy is not None and self.strategy.makes_room)
 
     @property
     def pure_prefix(self) -> bool:
