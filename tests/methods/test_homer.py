@@ -82,17 +82,16 @@ class Naive:
         return x, pos, cache
 
     def significance(self, p, pos):
-        n = len(pos)
-        others = (
-            sorted({int((n - 1) * i / self.m.calibrate) for i in range(self.m.calibrate)}) if self.m.calibrate else []
-        )
+        n, last, k = len(pos), self.m.rows, self.m.calibrate
+        others = {int((n - last - 1) * i / (k - 1)) for i in range(k)} if k else set()
         step = lambda i, j: math.floor(2 * math.log2(1 + abs(pos[i] - pos[j])))  # noqa: E731
         by_step = {}
-        for i in others:
+        for i in sorted(others):
             for j in range(i + 1):
                 by_step.setdefault(step(i, j), []).append(float(p[i, j]))
         bias = {s: sum(v) / len(v) for s, v in by_step.items()}
-        return [float(p[-1, j]) - bias.get(step(n - 1, j), 0.0) for j in range(n)]
+        beyond = [[float(p[i, j]) - bias.get(step(i, j), 0.0) for i in range(n - last, n)] for j in range(n)]
+        return [sum(b) / last for b in beyond]
 
     def answer(self):
         """Log probabilities behind the prompt, and the positions that are held."""
@@ -104,11 +103,11 @@ class Naive:
 
 
 @pytest.mark.parametrize("calibrate", [0, 5])
-@pytest.mark.parametrize("prefix", [0, 3])
-def test_answers_what_a_naive_rewrite_answers(prefix, calibrate):
+@pytest.mark.parametrize(("prefix", "rows"), [(0, 1), (3, 2)])
+def test_answers_what_a_naive_rewrite_answers(prefix, rows, calibrate):
     model = tiny_model(layers=6)
     budget = 20 + prefix
-    method = MergedChunks(budget=budget, prefix=prefix, suffix=4, warmup=0.3, calibrate=calibrate)
+    method = MergedChunks(budget=budget, prefix=prefix, suffix=4, rows=rows, warmup=0.3, calibrate=calibrate)
     ends = method.levels(len(PROMPT), budget, 6)
     assert ends == [4, 5, 6]  # four chunks; a layer a level, two below and one left over for the first
     want, held = Naive(model, method, PROMPT, budget, ends).answer()

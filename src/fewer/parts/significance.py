@@ -1,6 +1,7 @@
-"""How much the last row of a text looks at each entry, beyond what any row gives to that distance.
+"""How much the last rows of a text look at each entry, beyond what any row gives to that distance.
 
-s_j = max over heads of p_h(last row -> j)  -  mean of the same over other rows and entries that are as far apart
+a_ij = max over heads of p_h(row i -> entry j)
+s_j  = mean over the last rows i of  a_ij - (mean of a over other rows and entries that are as far apart)
 
 Near entries and the first one get much attention whatever they say; the second term takes that off. Its mean is over rows
 of the same text, in steps of half an octave of the distance of positions.
@@ -18,14 +19,15 @@ from fewer.types import Told
 
 
 class Significance(Watcher):
-    """Watches one layer while a sequence of n rows runs through it, in pieces of any size: the last row and `others` more,
-    spread over all. scores (rows, n), the last row's last."""
+    """Watches one layer while a sequence of n rows runs through it, in pieces of any size: the last `last` rows and `others`
+    more, spread over all before them. scores (rows, n)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
 
-    def __init__(self, layer: int, n: int, others: int) -> None:
-        self.layer, self.n, self.seen = layer, n, 0
-        self.rows = np.unique(np.linspace(n - 1, 0, others + 1).astype(np.int64))
+    def __init__(self, layer: int, n: int, last: int, others: int) -> None:
+        self.layer, self.n, self.last, self.seen = layer, n, last, 0
+        spread = np.unique(np.linspace(n - last - 1, 0, others).astype(np.int64))
+        self.rows = np.concatenate([spread, np.arange(n - last, n)])
         self.scores = torch.zeros(len(self.rows), n)
 
     def probe(self, m: int, told: Told, state: Any) -> np.ndarray:
@@ -41,11 +43,13 @@ class Significance(Watcher):
             self.scores[end - len(rows) : end, : best.shape[1]] = best
 
     def calibrated(self, pos: np.ndarray) -> torch.Tensor:
-        """(n,) what the last row gives each entry beyond the mean of its distance; pos (n,) of the entries. With no other
+        """(n,) what the last rows give each entry beyond the mean of its distance; pos (n,) of the entries. With no other
         rows, or none as far from an entry, nothing is taken off."""
         apart = np.abs(pos[self.rows][:, None] - pos[None])
         step = torch.from_numpy(np.floor(2 * np.log2(1 + apart)).astype(np.int64))
-        known = torch.from_numpy(np.arange(self.n)[None] <= self.rows[:, None])[:-1]
-        total = self.scores.new_zeros(int(step.max()) + 1).index_add_(0, step[:-1][known], self.scores[:-1][known])
-        count = torch.bincount(step[:-1][known], minlength=len(total)).clamp_min(1)
-        return self.scores[-1] - (total / count)[step[-1]]
+        others = len(self.rows) - self.last
+        known = torch.from_numpy(np.arange(self.n)[None] <= self.rows[:others, None])
+        of, given = step[:others][known], self.scores[:others][known]
+        total = given.new_zeros(int(step.max()) + 1).index_add_(0, of, given)
+        usual = total / torch.bincount(of, minlength=len(total)).clamp_min(1)
+        return (self.scores[others:] - usual[step[others:]]).mean(0)

@@ -1,14 +1,14 @@
 """A prompt read as chunks that are thinned and joined, two and two, on their way up the stack: HOMER (Song et al., 2024).
 
     chunk       prefix + a piece of the middle + suffix, at positions from 0 on: all chunks have the same ones
-    a level     a chunk runs through its layers, and the last row's attention there (parts/significance.py) says which half
+    a level     a chunk runs through its layers, and the last rows' attention there (parts/significance.py) says which half
                 of the middle goes on; what does not is also cut from the cache of all layers below
     joined      prefix (mean of both), left middle, right middle, suffix (mean of both): states and entries alike
 
 until one chunk is left, which runs to the top. Left is finished before right is begun, so one thinned chunk a level waits at
 most: memory grows with the logarithm of the length. No position is beyond `budget`, and a prompt may be longer than the
 context. The cache that is left has `budget` entries at most, the same in every layer.
-Does not: overlap chunks, give joined middles new positions, look from other rows than the last.
+Does not: overlap chunks, give joined middles new positions.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class MergedChunks(Strategy):
     budget: int | float = budget_knob(1024, "prompt tokens of a chunk, and of the cache in the end")
     prefix: int = knob(32, "first prompt tokens, in every chunk: the instruction", low=0)
     suffix: int = knob(48, "last prompt tokens, in every chunk: the question", low=1)
+    rows: int = knob(48, "last rows whose attention counts, at most the suffix; the paper's is 1", low=1)
     warmup: float = knob(0.375, "share of the layers below the first merge", low=0.0, high=1.0)
     calibrate: int = knob(16, "rows that tell what a distance gets in any case; 0 = it is not taken off", low=0)
 
@@ -136,7 +137,9 @@ class Reading:
             left = yield from self.merged(leaves[:half])
             right = yield from self.merged(leaves[half:])
             chunk = yield from self.joined(left, right)
-        look = Significance(self.ends[level] - 1, len(chunk.pos), self.method.calibrate)
+        look = Significance(
+            self.ends[level] - 1, len(chunk.pos), min(self.method.rows, self.method.suffix), self.method.calibrate
+        )
         yield from self.climb(chunk, self.ends[level], look)
         if level < len(self.ends) - 1:
             yield from self.thin(chunk, look)
