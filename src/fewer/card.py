@@ -64,7 +64,9 @@ class Card:
         """Can it make a prompt longer than the model's context fit?"""
         if self.seam == "transform":
             return not getattr(self.load(), "gives", False)
-        return self.seam == "retain" and getattr(self.load(), "positions", "") == "place"
+        if self.seam == "retain":
+            return getattr(self.load(), "positions", "") == "place"
+        return self.seam == "strategy" and getattr(self.load(), "makes_room", False)
 
     def knobs(self) -> dict[str, dict[str, Any]]:
         """Knob -> {default, type, doc, ...}, with this row's defaults."""

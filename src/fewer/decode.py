@@ -94,7 +94,8 @@ def transform(req: Request) -> Work:
     req.kept = kept
     req.kept_prompt = [req.prompt[i] for i in kept]
     told.prompt_len = len(kept) + told.seen - req.cached  # with what transforms put in front
-    req.fit(told.prompt_len)
+    strategy = req.seams.strategy
+    req.fit(told.prompt_len if strategy is None else strategy.takes(told.prompt_len))
     for m in req.seams.methods():
         if m not in req.seams.transforms:
             told.start(m)

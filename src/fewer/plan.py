@@ -44,7 +44,8 @@ class Seams:
     @property
     def makes_room(self) -> bool:
         """May the prompt be longer than the model's context?"""
-        return any(not t.gives for t in self.transforms) or self.place
+        strategy = self.strategy is not None and self.strategy.makes_room
+        return any(not t.gives for t in self.transforms) or self.place or strategy
 
     @property
     def pure_prefix(self) -> bool:

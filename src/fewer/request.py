@@ -51,6 +51,7 @@ class Request:
     chunk: int = 512  # prompt rows a forward
     told: Told = field(default_factory=lambda: Told(0))
     seqs: dict[str, int] = field(default_factory=dict)
+    aside: dict[tuple[str, str], int] = field(default_factory=dict)  # (model, name) -> a further sequence (Forward.on)
     tolds: dict[str, Told] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -74,6 +75,13 @@ class Request:
     def __post_init__(self) -> None:
         self.told.greedy = self.sampler.params.temperature == 0
         self.told.expect = lambda logits, path: self.sampler.expect(logits, self.told, path)
+
+    def held(self) -> dict[str, list[int]]:
+        """Model -> every sequence of this request."""
+        out = {model: [seq] for model, seq in self.seqs.items()}
+        for (model, _), seq in self.aside.items():
+            out.setdefault(model, []).append(seq)
+        return out
 
     @property
     def propose(self) -> Propose | None:

@@ -28,7 +28,7 @@ from fewer.models.layers import rotate
 from fewer.models.size import row_macs
 from fewer.plan import PLAIN, label
 from fewer.request import Request
-from fewer.seams import Commit, Forward, Given, Retain, Rewind, Work
+from fewer.seams import Commit, Forward, Given, Retain, Rewind, Splice, Work
 from fewer.types import Group, Memory, Out, Step, Told
 
 Run = tuple[list[Out], list[Spent]]
@@ -153,8 +153,7 @@ class Runner:
         if req in self.waiting:
             self.waiting.remove(req)
             req.finish_reason = "cancelled"
-            for model, seq in req.seqs.items():
-                self.stores[model].drop(seq)
+            self._drop(req)
 
     def horizon(self, req: Request) -> int | None:
         """Tokens that may be committed before this request's Retain or Codec acts."""
@@ -195,6 +194,8 @@ class Runner:
             raise RuntimeError("Commit without a Forward before it")
         elif isinstance(ask, Given):
             self._give(one.req, ask)
+        elif isinstance(ask, Splice):
+            self._splice(one.req, ask)
         else:
             self._rewind(one.req, ask)
 
@@ -210,9 +211,13 @@ class Runner:
             req.ledger.kv(req.told.seen, self._bytes(req))
         if req.on_end is not None:
             req.on_end(req)
-        for model, seq in req.seqs.items():
-            self.stores[model].drop(seq)
+        self._drop(req)
         self.live.remove(one)
+
+    def _drop(self, req: Request) -> None:
+        for model, seqs in req.held().items():
+            for seq in seqs:
+                self.stores[model].drop(seq)
 
     def _batch(self, ready: list[Live]) -> list[Live]:
         """Which of the waiting forwards of one model run now: one depth, small ones first, at most max_rows rows."""
@@ -241,11 +246,9 @@ class Runner:
             ask, req = one.ask, one.req
             assert ask is not None
             asks.append(ask)
-            if model not in req.seqs:
-                req.seqs[model] = store.new()
             told = self._told(req, model)
-            seams = req.seams if model == "main" and req.kept is not None else PLAIN
-            groups.append(Group(req.seqs[model], ask.rows, seams, told, ask.want, ask.watch))
+            seams = req.seams if model == "main" and req.kept is not None and not ask.on else PLAIN
+            groups.append(Group(self._sequence(req, model, ask.on), ask.rows, seams, told, ask.want, ask.watch))
         asked = [a.best for a in asks if a.want is not None]
         best = max(asked, default=0) if all(asked) else 0
         forward = partial(decoder.forward, Step(groups, asks[0].stop, asks[0].start, asks[0].taps, best), store)
@@ -317,15 +320,15 @@ class Runner:
             one.reply = None
             if not isinstance(commit, Commit):
                 raise RuntimeError("a Forward must be followed by its Commit")
-            if one.aside is not None and model == "main" and len(commit.accepted):
+            if one.aside is not None and model == "main" and len(commit.accepted) and not ask.on:
                 raise RuntimeError("a study may not leave entries in the cache it looks at")
             start = time.perf_counter()
-            self.stores[model].commit(req.seqs[model], ask.rows, commit.accepted)
+            self.stores[model].commit(self._sequence(req, model, ask.on), ask.rows, commit.accepted)
             req.ledger.spend("cache", time.perf_counter() - start)
             told = self._told(req, model)
             before = told.seen
-            told.seen += 0 if ask.start else len(commit.accepted)
-            if model == "main" and req.kept is not None and one.aside is None:
+            told.seen += 0 if ask.start or ask.on else len(commit.accepted)
+            if model == "main" and req.kept is not None and one.aside is None and not ask.on:
                 self._maintain(one, before)
             elif not one.lane:  # beside a forward the main model's memory is in motion
                 req.ledger.kv(told.seen, self._bytes(req))
@@ -380,9 +383,7 @@ class Runner:
     def _give(self, req: Request, ask: Given) -> None:
         """Entries that no forward made, their keys rotated to where they now stand."""
         decoder, store = self.models[ask.model], self.stores[ask.model]
-        if ask.model not in req.seqs:
-            req.seqs[ask.model] = store.new()
-        seq, p = req.seqs[ask.model], ask.keys.shape[2]
+        seq, p = self._sequence(req, ask.model, ""), ask.keys.shape[2]
         at = np.arange(p) + store.next_pos(seq)
         turned = [
             rotate(k.transpose(0, 1), *decoder.angles(layer, at)).transpose(0, 1)
@@ -392,12 +393,39 @@ class Runner:
         self._told(req, ask.model).seen += p
         req.ledger.kv(req.told.seen, self._bytes(req))
 
+    def _sequence(self, req: Request, model: str, name: str) -> int:
+        """A request's sequence on a model, made when it is first named: the model's own (""), or one beside it."""
+        seq = req.aside.get((model, name)) if name else req.seqs.get(model)
+        if seq is None:
+            seq = self.stores[model].new()
+            if name:
+                req.aside[model, name] = seq
+            else:
+                req.seqs[model] = seq
+        return seq
+
+    def _splice(self, req: Request, ask: Splice) -> None:
+        """Entries move between a request's sequences. The ledger's peak counts old and new memory."""
+        store, own, start = self.stores[ask.model], self._bytes(req), time.perf_counter()
+        into = self._sequence(req, ask.model, ask.into)
+        parts = [
+            [(self._sequence(req, ask.model, name), torch.from_numpy(at)) for name, at in p.sources] for p in ask.parts
+        ]
+        store.meter.peak = others = store.meter.bytes
+        with torch.inference_mode():
+            store.splice(into, ask.layers, parts)
+        for name in ask.ends:
+            store.drop(req.aside.pop((ask.model, name)))
+        req.ledger.kv_peak(own + store.meter.peak - others)
+        req.ledger.kv(req.told.seen, self._bytes(req))
+        req.ledger.spend("cache", time.perf_counter() - start)
+
     def _told(self, req: Request, model: str) -> Told:
         """What methods are told about a model's sequence; side models have their own."""
         return req.told if model == "main" else req.tolds.setdefault(model, Told(0))
 
     def _bytes(self, req: Request) -> int:
-        return sum(self.stores[m].bytes([s]) for m, s in req.seqs.items())
+        return sum(self.stores[m].bytes(seqs) for m, seqs in req.held().items())
 
 
 def _way(ask: Forward) -> tuple[int | None, int, frozenset[str]]:

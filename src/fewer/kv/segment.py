@@ -121,3 +121,14 @@ def pack_heads(meter: Meter, ks: list[torch.Tensor], vs: list[torch.Tensor], ps:
     k, v, pos = torch.cat(ks), torch.cat(vs), torch.cat(ps)
     nbytes = k.nbytes + v.nbytes + pos.nbytes
     return Segment(Buffer(meter, nbytes), k, v, pos, np.concatenate([[0], np.cumsum(lens)[:-1]]), lens)
+
+
+def mean(segments: list[Segment], meter: Meter) -> Segment:
+    """One raw segment of the mean keys and values of raw segments that lie alike; positions are the first one's."""
+    if len(segments) == 1:
+        return segments[0]
+    ks, vs = zip(*(s.raw() for s in segments))
+    dtype = torch.promote_types(ks[0].dtype, torch.float32)
+    k, v = (torch.stack([t.to(dtype) for t in of]).mean(0).to(ks[0].dtype) for of in (ks, vs))
+    first = segments[0]
+    return Segment(Buffer(meter, k.nbytes + v.nbytes + first.pos.nbytes), k, v, first.pos, first.start, first.len)

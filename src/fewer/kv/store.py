@@ -6,6 +6,7 @@
     keep(seq, l, idx)  eviction: kept entries move to an exactly sized segment, the old memory goes when nobody shares it
     fork / truncate    share a prefix, cut it back; nothing is copied
     give(seq, k, v)    entries that no forward made, behind what a sequence holds
+    splice(seq, l, parts)  entries of other sequences, or means of them, take the place of its own
     encode(seq, n)     the oldest n raw entries of a layer change into a codec's form
 
 A new tail takes an eighth of the memory that the sequence holds (32 to 512 rows), so slack stays small without copying on growth.
@@ -15,12 +16,12 @@ Bytes are allocated bytes, by lifetime of the buffers. What this does not do: pa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
-from fewer.kv.segment import Buffer, Encoded, Meter, Segment, pack_stacked
+from fewer.kv.segment import Buffer, Encoded, Meter, Segment, mean, pack_stacked
 from fewer.kv.view import View
 from fewer.models.spec import Spec
 from fewer.types import Rows
@@ -225,6 +226,21 @@ class Store:
             s.segments[layer].append(pack_stacked(self.meter, k, v, pos.expand(len(k), -1)))
         s.next_pos = s.tail_from = s.next_pos + p
         s.changed()
+
+    def splice(self, seq: int, layers: Iterable[int], parts: list[list[tuple[int, torch.Tensor]]]) -> None:
+        """Entries of some layers become the parts one behind the other: copies of what sequences hold at ascending places
+        (n,), all heads alike; where a part names several sequences, their mean. The sequence's own are freed; it may be among
+        the sources. The next position is the one behind the furthest of them."""
+        s, end = self._seqs[seq], 0
+        for layer in layers:
+            fresh = []
+            for part in parts:
+                picked = [self.view(q, layer).pick([at] * self.spec.n_kv_heads, self.meter) for q, at in part]
+                fresh.append(mean(picked, self.meter))
+                end = max(end, int(fresh[-1].pos.max()) + 1)
+            s.segments[layer] = fresh
+            self._forget_tail(s, layer)
+        s.next_pos = s.tail_from = end
 
     def encode(self, seq: int, layer: int, fn: Callable[[View], tuple[Encoded, torch.Tensor, np.ndarray]]) -> None:
         """Pack every raw committed entry of a layer: fn(view of them) -> (encoded, pos (E,), lens (H,)). Packed ones stay."""

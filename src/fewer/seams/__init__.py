@@ -5,7 +5,7 @@ One file a group of seams; import them from here.
 Every class says when it is called; a method overrides only what is new in its paper.
 """
 
-from fewer.seams.asks import Commit, Forward, Given, Rewind, Work
+from fewer.seams.asks import Commit, Forward, Given, Part, Rewind, Splice, Work
 from fewer.seams.cache import Blocks, Codec, Retain, Select
 from fewer.seams.drafting import BEST, Accept, Propose, Target
 from fewer.seams.knobs import budget_knob, knob, resolve_budget
@@ -25,12 +25,14 @@ __all__ = [
     "Held",
     "Method",
     "Pack",
+    "Part",
     "Propose",
     "Retain",
     "Rewind",
     "Route",
     "Rule",
     "Select",
+    "Splice",
     "Strategy",
     "Target",
     "Transform",

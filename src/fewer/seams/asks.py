@@ -21,7 +21,8 @@ class Forward:
 
     stop: leave the stack after so many layers. start: enter it above so many layers, with soft rows that those made;
     they were counted as seen when they began. taps: hidden states to return. best: so many of the likeliest tokens of each
-    wanted row are enough, 0 = logits.
+    wanted row are enough, 0 = logits. on: a sequence of the request's own beside the model's, by any name; it begins empty
+    when it is first named, no method sees it, and it ends with the request or by Splice.
     """
 
     rows: Rows
@@ -33,6 +34,7 @@ class Forward:
     best: int = 0
     watch: Watcher | None = None  # a transform that reads attention during its own pass
     stage: str = "decode"  # which line of the ledger's clock this belongs to
+    on: str = ""
     beside: Work | None = None  # runs on other models while this forward does; the answer comes when both are done
 
 
@@ -62,4 +64,23 @@ class Given:
     model: str = "main"
 
 
-Work = Generator[Forward | Commit | Rewind | Given, Out, Any]
+@dataclass(frozen=True)
+class Part:
+    """Entries of sequences (as in Forward.on) at ascending places (n,), all kv-heads alike; of several, their mean."""
+
+    sources: tuple[tuple[str, np.ndarray], ...]
+
+
+@dataclass(frozen=True)
+class Splice:
+    """Gives sequence `into` other entries in the layers `layers`: the parts, one behind the other. What it had there and the
+    sequences that it `ends` are freed. Its next position is the one behind the furthest entry."""
+
+    into: str
+    parts: tuple[Part, ...]
+    layers: range
+    ends: tuple[str, ...] = ()
+    model: str = "main"
+
+
+Work = Generator[Forward | Commit | Rewind | Given | Splice, Out, Any]

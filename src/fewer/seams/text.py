@@ -84,6 +84,11 @@ class Strategy(Method):
     seam: ClassVar[str] = "strategy"
     excludes: ClassVar[Mapping[str, str]] = MappingProxyType({})  # seam -> why its methods cannot share a plan with it
     plain_cache: ClassVar[bool] = True  # the cache behind the prompt is what plain reading leaves: others may share it
+    makes_room: ClassVar[bool] = False  # takes() may be less than the prompt has tokens
+
+    def takes(self, prompt_len: int) -> int:
+        """How many positions a prompt of so many tokens takes. Raises BadRequest if the knobs do not suit it."""
+        return prompt_len
 
     def run(self, req: Request, horizon: Callable[[], int | None]) -> Work:
         """A coroutine over ONE request, on any of the engine's models by name. It yields Forward (each followed by its

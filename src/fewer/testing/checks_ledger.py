@@ -82,7 +82,7 @@ def _meter_is_right(subject: Subject, knobs: Knobs) -> None:
         if entries(runner, req) is None or not runner.live:
             return
         meter = sum(s.bytes() for s in runner.stores.values())
-        held = sum(runner.stores[model].bytes([seq]) for model, seq in req.seqs.items())
+        held = sum(runner.stores[model].bytes(seqs) for model, seqs in req.held().items())
         said = req.ledger.timeline[-1][1]
         require(
             meter == held == said, f"{dict(knobs)}: the meter has {meter} bytes, the sequence {held}, the ledger {said}"
