@@ -226,9 +226,22 @@ def test_a_drafter_whose_first_drafts_are_dear_must_earn_them():
             Play(drafting=0.1, p=p).run(60, lambda i, n=right: n)
             notes += p._ledger.notes
         assert (account.gained > 0) is not rested
-        assert sum("reading prompts for it" in n for n in notes) == (3 if rested else 0)
+        assert sum("it has cost earlier requests" in n for n in notes) == (3 if rested else 0)
     account.emitted = 100_000
     assert not account.overdrawn
+
+
+def test_a_drafter_that_never_pays_costs_a_hundredth_of_many_requests():
+    """Cheap to begin with and always wrong: each request alone may lose two forwards, all together one in a hundred tokens."""
+    account, rested = Account(), 0
+    for _ in range(40):
+        costs = Costs(NOMINAL, timed=True)
+        costs.heard(1, ONE)
+        p = Pace(costs, lambda model: 0.9, Ledger(), "it", account)
+        Play(drafting=0.2, p=p).run(100, lambda i: 0)
+        rested += any("it has cost earlier requests" in n for n in p._ledger.notes)
+    assert -account.gained < 0.01 * account.emitted + 6
+    assert 5 < rested < 35  # it is tried again, but not in every request
 
 
 def test_what_works_beside_a_forward_pays_for_what_it_slows():

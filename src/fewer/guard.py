@@ -8,9 +8,9 @@ share of the time. While it rests it is told of new tokens, but not what the mod
 forward of a rest. Where being told of tokens alone is dear, a rest makes nothing good: a drafter that goes on failing, or
 has lost more than ALLOWED and BOUND, is given up.
 
-Its first draft is not charged to the request: reading the prompt is the price of having it. It is charged to the Account
-of all requests of an engine: a drafter whose first drafts are dear and have cost more than it saved rests in the next
-requests until what was lost is below BOUND of their tokens.
+Its first draft is not charged to the request: reading the prompt is the price of having it. All is charged to the Account
+of an engine's requests: a drafter that has lost more than ALLOWED there rests in the next requests until that is below
+BOUND of their tokens. So one that never pays costs a hundredth in the long run, however often it is asked for.
 Does not: read a clock, or say how much of a draft is verified; pace.py does.
 """
 
@@ -27,7 +27,7 @@ BOUND = 0.01  # of all tokens: net loss, in forwards, beyond which it rests as l
 REST, LONGEST = 16, 512  # tokens of the first rest, and of any
 ENDLESS = 1 << 40  # tokens
 DEAR = 0.01  # upkeep, in forwards a token, that a drafter which fails again and again may cost
-ALLOWED = 2.0  # forwards that a drafter which is dear to inform, or to begin with, may lose
+ALLOWED = 2.0  # forwards that a drafter which is dear to inform may lose, and any in all requests
 
 
 @dataclass(slots=True)
@@ -36,12 +36,11 @@ class Account:
 
     gained: float = 0.0
     emitted: int = 0
-    first: float = 0.0  # what the last first draft cost
 
     @property
     def overdrawn(self) -> bool:
-        """Has reading prompts cost more than it brought?"""
-        return self.first > 1.0 and self.gained + ALLOWED < -BOUND * self.emitted
+        """Has it cost more than it brought?"""
+        return self.gained + ALLOWED < -BOUND * self.emitted
 
 
 class Guard:
@@ -58,7 +57,7 @@ class Guard:
             self._rest = ENDLESS
             ledger.guard_rests += 1
             ledger.notes.append(
-                f"guard: reading prompts for {name} has cost more than it saved; it rests in this request"
+                f"guard: {name} has cost earlier requests more than it saved; it rests in this one"
             )
 
     @property
@@ -87,7 +86,7 @@ class Guard:
         self._account.emitted += tokens
         if not self.begun:
             if asked:
-                self.begun, self._account.first = True, drafting
+                self.begun = True
                 self._account.gained -= drafting
             drafting = informing = 0.0
         self._upkeep += 0.1 * (informing / tokens - self._upkeep)
