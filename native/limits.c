@@ -67,9 +67,8 @@ static FW_AVX2 void spin_avx2(long n) {
     for (long k = 0; k < n; k++) {
 #pragma GCC unroll 6
         for (int i = 0; i < CHAINS; i++) {
-            __m256i p = _mm256_maddubs_epi16(u, u);
-            __asm__ volatile("" : "+x"(p));
-            a[i] = _mm256_add_epi16(a[i], p);
+            __asm__ volatile("" : "+x"(u)); /* a value that is not known, or there is no multiplication */
+            a[i] = _mm256_add_epi16(a[i], _mm256_maddubs_epi16(u, u));
             __asm__ volatile("" : "+x"(a[i]));
         }
     }

@@ -56,9 +56,7 @@ class Guard:
         if account.overdrawn:
             self._rest = ENDLESS
             ledger.guard_rests += 1
-            ledger.notes.append(
-                f"guard: {name} has cost earlier requests more than it saved; it rests in this one"
-            )
+            ledger.notes.append(f"guard: {name} has cost earlier requests more than it saved; it rests in this one")
 
     @property
     def resting(self) -> bool:

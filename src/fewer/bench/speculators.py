@@ -17,10 +17,10 @@ transformers  plain; lookup (prompt_lookup_num_tokens = 10) and draft (assistant
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fewer.bench.peers import serve
@@ -112,8 +112,8 @@ def transformers(path: str, threads: int, draft: str | None) -> tuple[Job, str]:
     torch.set_num_threads(threads)
 
     def load(file: str) -> Any:
-        folder, name = os.path.split(file)
-        return package.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        at = Path(file).resolve()
+        return package.AutoModelForCausalLM.from_pretrained(at.parent, gguf_file=at.name, dtype=torch.float32)
 
     model, assistant = load(path), load(draft) if draft else None
     more: dict[str, dict[str, Any]] = {"": {}, "draft": {"assistant_model": assistant}}
