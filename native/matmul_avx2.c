@@ -12,13 +12,8 @@
 
 INLINE __m256 half8(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 
-INLINE __m256i quad(const int8_t *x) {
-    int32_t v;
-    memcpy(&v, x, 4);
-    return _mm256_set1_epi32(v);
-}
-
-INLINE __m256i pair(const int16_t *x) {
+/* four bytes in every lane: a quad of codes, or a pair of widened ones */
+INLINE __m256i quad(const void *x) {
     int32_t v;
     memcpy(&v, x, 4);
     return _mm256_set1_epi32(v);
@@ -85,7 +80,7 @@ INLINE void add_bytes(int rows, int from, int to, __m256i dot[][2], const uint8_
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
             const int16_t *codes = wide + r * FW_BLOCK + 2 * j;
-            const __m256i x = pair(codes), y = pair(codes + 16);
+            const __m256i x = quad(codes), y = quad(codes + 16);
 #pragma GCC unroll 2
             for (int h = 0; h < 2; h++) {
                 dot[r][h] = _mm256_add_epi32(dot[r][h], _mm256_madd_epi16(even[h], x));

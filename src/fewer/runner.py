@@ -24,7 +24,6 @@ from fewer.kv.store import Store
 from fewer.kv.view import View
 from fewer.lanes import Lanes, Timed, timed
 from fewer.models.decoder import Decoder, Spent
-from fewer.models.layers import rotate
 from fewer.models.size import row_macs
 from fewer.plan import PLAIN, label
 from fewer.request import Request
@@ -382,15 +381,9 @@ class Runner:
 
     def _give(self, req: Request, ask: Given) -> None:
         """Entries that no forward made, their keys rotated to where they now stand."""
-        decoder, store = self.models[ask.model], self.stores[ask.model]
-        seq, p = self._sequence(req, ask.model, ""), ask.keys.shape[2]
-        at = np.arange(p) + store.next_pos(seq)
-        turned = [
-            rotate(k.transpose(0, 1), *decoder.angles(layer, at)).transpose(0, 1)
-            for layer, k in enumerate(ask.keys.to(decoder.angles.dtype))
-        ]
-        store.give(seq, torch.stack(turned), ask.values)
-        self._told(req, ask.model).seen += p
+        store, seq = self.stores[ask.model], self._sequence(req, ask.model, "")
+        store.give(seq, self.models[ask.model].turned(ask.keys, store.next_pos(seq)), ask.values)
+        self._told(req, ask.model).seen += ask.keys.shape[2]
         req.ledger.kv(req.told.seen, self._bytes(req))
 
     def _sequence(self, req: Request, model: str, name: str) -> int:

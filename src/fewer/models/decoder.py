@@ -18,7 +18,7 @@ import torch
 from fewer.attend.step import Attention
 from fewer.kv.store import Store
 from fewer.models.angles import Angles, Turn
-from fewer.models.layers import Block, Head, Stack
+from fewer.models.layers import Block, Head, Stack, rotate
 from fewer.models.neighbours import Neighbours
 from fewer.models.routing import Router
 from fewer.models.spec import Spec
@@ -63,6 +63,12 @@ class Decoder:
         return Store(self.spec, self.kv_dtype, self.device)
 
     @torch.inference_mode()
+    def turned(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+        """Keys before rotation (L, H, p, d) -> as attention reads them at positions first, first + 1, .."""
+        at = np.arange(first, first + keys.shape[2])
+        by_entry = keys.to(self.angles.dtype).transpose(1, 2)
+        return torch.stack([rotate(k, *self.angles(i, at)) for i, k in enumerate(by_entry)]).transpose(1, 2)
+
     def forward(self, step: Step, store: Store) -> tuple[list[Out], list[Spent]]:
         """Outputs and costs, one a group, in order. In-flight rows stay in the store until commit."""
         groups, n_layers = step.groups, self.spec.n_layers if step.stop is None else step.stop

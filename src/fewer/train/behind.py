@@ -50,11 +50,7 @@ def put(model: Decoder, store: Store, given: Entries | None) -> int:
     """A new sequence that holds the given entries."""
     seq = store.new()
     if given is not None:
-        at = np.arange(given[0].shape[2])
-        turned = [
-            rotate(k.transpose(0, 1).to(model.angles.dtype), *model.angles(i, at)) for i, k in enumerate(given[0])
-        ]
-        store.give(seq, torch.stack(turned).transpose(1, 2), given[1])
+        store.give(seq, model.turned(given[0], 0), given[1])
     return seq
 
 
