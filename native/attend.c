@@ -8,6 +8,7 @@
  * probabilities are per key and summed as integers; each output value is one chain of fused multiply-adds in key order,
  * in which a masked key adds exactly 0. So tiles, blocks, segment borders and threads may fall anywhere.
  * A masked key's value must be finite (0 * infinity is not 0). A row that sees no key gives 0 and a log-sum of -inf.
+ * A sequence may name the places that its rows read instead (`picked`): they are read where they lie, nothing is gathered.
  *
  * Work is cut into tiles (attend_tile.h). When the last ones are too few for the threads, several workers share each:
  * they score a part of its blocks, and in a second job each mixes a part of the columns, which are independent chains.
@@ -69,6 +70,7 @@ static long longest(const fw_attend_call *c, long seq) {
     for (long h = 0; h < heads; h++) {
         long keys = (long)c->staged[seq];
         for (long i = 0; i < r->nseg[seq]; i++) keys += (long)r->tables[seq][i * width + FW_SEG_HEADS + heads + h];
+        fw_picks(c, seq, h, &keys);
         most = keys > most ? keys : most;
     }
     return most;

@@ -42,6 +42,9 @@ typedef struct {
     long mass_keys;
     const int64_t *staged; /* in-flight entries behind the committed ones of each sequence's last segment */
     const uint8_t *const *visible; /* NULL, or per sequence NULL (causal, staged = rows) or a (rows, staged) matrix */
+    /* NULL, or per sequence NULL or [ends of head 0 .. H-1, places of head 0, of head 1, ..]: what its rows read, and
+     * nothing else. Places ascend; in-flight entries are counted behind the committed ones. */
+    const int64_t *const *picked;
     long n_heads, window;
     float scale, softcap;
 } fw_attend_call;
@@ -73,6 +76,7 @@ extern const fw_attend_kernels fw_attend_avx2, fw_attend_avx512;
 #endif
 const fw_attend_kernels *fw_attend_pick(void);
 
+int fw_picks_ok(const fw_attend_call *call); /* 0: places that do not ascend or are not there */
 void fw_attend(const fw_attend_call *call);
 void fw_append(const fw_rows *rows, const float *k, const float *v);
 

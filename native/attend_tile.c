@@ -22,17 +22,23 @@ static const int64_t *codes_of(const fw_key_block *b, int which) { return (const
  * zero columns after the head size. `room` >= keys rows may be read, those behind `keys` hold anything. */
 static const float *entries(const fw_tile *t, const fw_key_block *b, int which, long keys, long room, long from,
                             long to, float *scratch, long *stride) {
-    long d = t->call->rows.d, skip = fw_entry(t, b) * d + from, size = b->seg[FW_SEG_DTYPE] == FW_HALVES ? 2 : 4;
-    if (b->seg[FW_SEG_DTYPE] == FW_CODES) { /* d is a multiple of 16, so there are no columns behind it */
-        *stride = to - from;
-        t->kernels->unpack(&(fw_code_rows){codes_of(b, which), t->head, fw_entry(t, b), b->first, keys, d, from, to}, scratch);
-        return scratch;
-    }
-    const char *src = (const char *)(intptr_t)b->seg[which] + skip * size;
+    long d = t->call->rows.d, size = b->seg[FW_SEG_DTYPE] == FW_HALVES ? 2 : 4, width = to - from;
+    const char *src = (const char *)(intptr_t)b->seg[which];
     *stride = d;
-    if (size == 4 && to <= d && keys == room) return (const float *)src;
-    *stride = to - from;
-    t->kernels->widen(src, size == 2, keys, d, (to < d ? to : d) - from, *stride, scratch);
+    if (b->seg[FW_SEG_DTYPE] == FW_FLOATS && to <= d && keys == room && fw_run(b, 0, keys) == keys)
+        return (const float *)src + fw_entry(t, b, 0) * d + from;
+    *stride = width;
+    for (long i = 0, n; i < keys; i += n) {
+        long at = fw_entry(t, b, i);
+        n = fw_run(b, i, keys);
+        if (b->seg[FW_SEG_DTYPE] == FW_CODES) { /* d is a multiple of 16, so there are no columns behind it */
+            long first = at - (long)b->seg[FW_SEG_HEADS + t->head];
+            t->kernels->unpack(&(fw_code_rows){codes_of(b, which), t->head, at, first, n, d, from, to}, scratch + i * width);
+        } else {
+            t->kernels->widen(src + (at * d + from) * size, size == 2, n, d, (to < d ? to : d) - from, width,
+                              scratch + i * width);
+        }
+    }
     return scratch;
 }
 
@@ -44,10 +50,13 @@ static void prefetch(const fw_tile *t, long i, int which) {
     int64_t at = b->seg[which];
     if (dtype == FW_CODES) at = codes_of(b, which)[FW_CODE_AT], bits = (long)codes_of(b, which)[FW_CODE_BITS];
     long row = t->call->rows.d * bits / 8;
-    const char *from = (const char *)(intptr_t)at + fw_entry(t, b) * row;
-    for (long at = 0; at < b->keys * row; at += 64) {
-        __builtin_prefetch(from + at);
-        __asm__ volatile(""); /* else gcc 12 thinks that this function has no effect and drops the call */
+    for (long i = 0, n; i < b->keys; i += n) {
+        const char *from = (const char *)(intptr_t)at + fw_entry(t, b, i) * row;
+        n = fw_run(b, i, b->keys);
+        for (long line = 0; line < n * row; line += 64) {
+            __builtin_prefetch(from + line);
+            __asm__ volatile(""); /* else gcc 12 thinks that this function has no effect and drops the call */
+        }
     }
 }
 
@@ -142,7 +151,7 @@ void fw_mix(const fw_tile *t, long from, long to) {
         const fw_key_block *b = t->blocks + i;
         long keys = b->keys, stride;
         for (blocks = 1; blocks < most && i + blocks < t->n_blocks; blocks++) {
-            if (b[blocks].seg != b->seg || b[blocks].first != b->first + keys) break;
+            if (b[blocks].seg != b->seg || b->picks || b[blocks].first != b->first + keys) break;
             keys += b[blocks].keys;
         }
         for (long j = 0; j < blocks; j++) prefetch(t, i + AHEAD + j, FW_SEG_V);

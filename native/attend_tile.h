@@ -12,8 +12,9 @@
 typedef struct {
     const int64_t *seg; /* the segment's row in the table */
     long first, keys;   /* its entries first .. first+keys-1 of this head, counted from the head's start */
-    long ordinal;       /* of entry `first` among the head's entries of all segments */
+    long ordinal;       /* of its first key among all that the rows may read */
     int masked;         /* some row does not see some of the FW_BLOCK lanes */
+    const int64_t *picks; /* NULL, or the keys are entries first + picks[0], first + picks[1], .. */
 } fw_key_block;
 
 typedef struct {
@@ -36,8 +37,23 @@ static inline long fw_entries(const fw_tile *t, const int64_t *seg) { /* committ
     return (long)seg[FW_SEG_HEADS + t->call->rows.n_kv_heads + t->head];
 }
 
-static inline long fw_entry(const fw_tile *t, const fw_key_block *b) { /* the block's first row in k, v and pos */
-    return (long)b->seg[FW_SEG_HEADS + t->head] + b->first;
+static inline long fw_entry(const fw_tile *t, const fw_key_block *b, long key) { /* its row in k, v and pos */
+    return (long)b->seg[FW_SEG_HEADS + t->head] + b->first + (b->picks ? (long)b->picks[key] : key);
+}
+
+static inline long fw_run(const fw_key_block *b, long key, long keys) { /* keys from this one on that lie side by side */
+    long n = b->picks ? 1 : keys - key;
+    while (key + n < keys && b->picks[key + n] == b->picks[key] + n) n++;
+    return n;
+}
+
+/* The picked places of the tile's kv head, or NULL; `n`: how many. */
+static inline const int64_t *fw_picks(const fw_attend_call *c, long seq, long head, long *n) {
+    const int64_t *of = c->picked ? c->picked[seq] : NULL;
+    if (!of) return NULL;
+    long from = head ? (long)of[head - 1] : 0;
+    *n = (long)of[head] - from;
+    return of + c->rows.n_kv_heads + from;
 }
 
 /* attend_plan.c */

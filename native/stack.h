@@ -17,4 +17,9 @@ typedef struct {
 void fw_layers(const fw_stack *, long n, float *x, fw_rows rows, const float *const *cos, const float *const *sin,
                const uint8_t *const *visible, const int64_t *staged);
 
+/* What lies between the attention of two layers, where somebody else attends: o (rows, Hq, d) of layer `from` into x,
+ * then queries q (rows, Hq, d) of layer `to`, its keys and values appended. -1: there is no such layer. */
+void fw_between(const fw_stack *, long from, long to, float *x, const float *o, fw_rows rows, const float *const *cos,
+                const float *const *sin, float *q);
+
 #endif

@@ -55,9 +55,29 @@ static PyObject *stack_run(PyObject *self, PyObject *const *args, Py_ssize_t n) 
     Py_RETURN_NONE;
 }
 
+static PyObject *stack_between(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    (void)self;
+    const fw_stack *s = n < 1 ? NULL : PyCapsule_GetPointer(args[0], STACK_NAME);
+    if (s == NULL) return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "stack_between: a stack comes first");
+    long from, to;
+    float *x, *q;
+    const float *o, *const *cos, *const *sin;
+    fw_rows r = {.n_kv_heads = s->n_kv_heads};
+    if (!fw_args("stack_between", args + 1, n - 1, "llppppplppppl", &from, &to, &x, &o, &q, &cos, &sin, &r.n_seq,
+                 &r.row_start, &r.tables, &r.nseg, &r.pos, &r.d))
+        return NULL;
+    if (from < -1 || to < -1 || from >= s->n_layers || to >= s->n_layers || r.n_seq < 0)
+        return PyErr_Format(PyExc_ValueError, "stack_between: layers %ld and %ld of %ld", from, to, s->n_layers);
+    Py_BEGIN_ALLOW_THREADS
+    fw_between(s, from, to, x, o, r, cos, sin, q);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 #define FAST(name, doc) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, doc}
 PyMethodDef fw_stack_methods[] = {
     FAST(stack_new, "stack_new(blocks, windows, n_heads, n_kv_heads, scale, softcap) -> handle; keep the blocks alive"),
     FAST(stack_run, "stack_run(stack, layers, x, cos, sin, n_seq, row_start, tables, nseg, pos, visible, staged, head_dim)"),
+    FAST(stack_between, "stack_between(stack, from, to, x, o, q, cos, sin, n_seq, row_start, tables, nseg, pos, head_dim)"),
     {NULL, NULL, 0, NULL},
 };

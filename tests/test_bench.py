@@ -206,6 +206,15 @@ def test_a_figure_beside_its_ceilings():
         assert busy["limited_by"] == "compute" and busy["of_compute"] == 0.9
 
 
+def test_a_batch_counts_its_prompts():
+    """Where only products count: 8 prompts of 64 tokens without logits, then 8 x 48 rows with them."""
+    model, case = tiny_model(), CASES["batch of 8"]
+    products, head = limits.row_macs(model.spec, head=False), limits.row_macs(model.spec)
+    got = beside(case, 1.0, model, limits.Ceilings(1e30, 1.0, 1e30))
+    assert got["compute_limit"] == round(384 / (512 * products + 384 * head), 1)
+    assert got["of_compute"] == round((512 * products + 384 * head) / 384, 3)
+
+
 def test_ceilings_are_positive():
     meter = limits.Meter(1 << 20, 100)
     seen = [meter.once() for _ in range(3)]

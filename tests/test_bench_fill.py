@@ -20,6 +20,13 @@ def test_entries_read_are_predicted(tiny, tmp_path):
     assert 2 * (64 - 15) <= got[use]["entries_read"] <= 2 * (64 + 1) and got[use]["bytes_scanned"] > 0
 
 
+def test_several_requests_read_as_much_each(tiny):
+    use = "quest:budget=64,full_layers=0"
+    one, three = (fill.measure(tiny, [use], length=1000, steps=3, requests=n)["results"] for n in (1, 3))
+    assert all(three[p]["entries_read"] == 3 * one[p]["entries_read"] for p in ("plain", use))
+    assert three["plain"]["kv_bytes"] < 1.5 * one["plain"]["kv_bytes"]
+
+
 def test_a_codec_packs_the_cache_first(tiny):
     got = fill.measure(tiny, ["int8", "int4"], length=1000, steps=3)["results"]
     assert got["int8"]["entries_read"] == got["plain"]["entries_read"]

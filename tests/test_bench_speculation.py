@@ -118,7 +118,7 @@ def test_means_and_the_best_of_each_side():
 
     one = {"fewer": side(plain=100.0, a=200.0, b=50.0), "llama.cpp": side(plain=90.0, n=80.0)}
     two = {"fewer": side(plain=100.0, a=50.0, b=50.0), "transformers": side(plain=9.0, lookup=18.0)}
-    assert mean({"one": one, "two": two})["fewer"] == {"a": 1.0, "b": 0.5}
+    assert mean({"one": one, "two": two})["fewer"] == {"": 1.0, "a": 1.0, "b": 0.5}
     assert beside(one) == {"own": ("fewer a", 200.0), "peer": ("llama.cpp n", 80.0), "times": 2.5}
     assert beside(two)["own"] == ("fewer", 100.0) and beside(two)["times"] == 5.556
     assert beside({"fewer": side(plain=1.0)}) == {"own": ("fewer", 1.0), "peer": None, "times": None}
@@ -169,7 +169,7 @@ def test_a_run_on_a_tiny_model(tiny, tmp_path):
     got = json.loads(json.dumps(speculation.measure(tiny, ways, said.append)))
     assert said and not got["failed"] and list(got["kinds"]) == ["code", "chat"]
     for kind in got["kinds"].values():
-        assert sorted(kind["fewer"]) == sorted(["", *plans]) and kind["fewer"][""]["speedup"] == 1.0
+        assert sorted(kind["fewer"]) == sorted(["", *plans]) and kind["fewer"][""]["speedup"] > 0
         assert kind["fewer"]["lookahead"]["tokens_per_forward"] >= 1.0
     assert got["same"] == {p: {"same": 3, "of": 3, "tokens": 36} for p in plans}
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewer.kernels import attention_reference as reference
-from fewer.kernels.attention import Step, append_kv, attend
+from fewer.kernels.attention import Step, append_kv, attend, picked
 from fewer.kernels.native import native
 from tests.attention_cases import DTYPES, SETTINGS, Keys, cases, present, random_keys, run
 
@@ -48,6 +48,53 @@ def test_equals_the_reference(isa, case):
     torch.testing.assert_close(o, o2, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(lse, lse2, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-6)
+
+
+def random_picks(rng, keys: Keys) -> list[torch.Tensor]:
+    """Of each kv-head some ascending places, in-flight ones too; neighbours as often as loners."""
+    out = []
+    for k in keys.k:
+        wanted = rng.random(len(k)) < rng.choice([0.05, 0.5, 1.0])
+        out.append(torch.from_numpy(np.flatnonzero(wanted | np.roll(wanted & (rng.random(len(k)) < 0.5), 1))))
+    return out
+
+
+@SETTINGS
+@given(case=cases())
+def test_picked_places_equal_the_reference_and_a_gathered_copy(isa, case):
+    q, tables, pos, rows, visible, keys = present(case)
+    how = {"window": case["window"], "softcap": case["softcap"]}
+    rng, g = np.random.default_rng(case["seed"]), case["group"]
+    places = [None if rng.random() < 0.2 else random_picks(rng, k) for k in keys]
+    picks = [None if p is None else picked(p) for p in places]
+    width = max(len(k) for s in keys for k in s.k)
+    slot = torch.arange(len(q))
+    got, want = (torch.full((len(q), q.shape[1], width), 5.0) for _ in range(2))
+    o, lse = run(q, tables, pos, rows, case["heads"], visible, picks=picks, mass=got, mass_slot=slot, **how)
+    o2, lse2 = run(q, tables, pos, rows, case["heads"], visible, op=None, picks=picks, mass=want, mass_slot=slot, **how)
+    torch.testing.assert_close(o, o2, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(lse, lse2, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-6)
+    ends = np.cumsum([0, *rows])
+    for i, (k, at) in enumerate(zip(keys, places)):
+        if at is None or case["window"]:
+            continue
+        copy = Keys(*([x[p] for x, p in zip(xs, at)] for xs in (k.k, k.v, k.pos)), staged=0)
+        mine, seen = slice(ends[i], ends[i + 1]), [torch.zeros(rows[i], 0, dtype=torch.bool)]
+        alone = run(q[mine], [copy.table()], [pos[i]], [rows[i]], case["heads"], seen, [0], softcap=case["softcap"])
+        assert torch.equal(o[mine], alone[0]) and torch.equal(lse[mine], alone[1]), g
+
+
+def test_places_that_are_not_there_are_refused(isa):
+    keys = random_keys(torch.Generator().manual_seed(0), [40, 3], 16, 2, torch.float32)
+    q = torch.randn(2, 4, 16)
+    for bad in ([[0, 1], [5]], [[3, 3], []], [[-1], []], [[2, 1], []]):
+        with pytest.raises(IndexError, match="ascend"):
+            run(q, [keys.table()], [[50, 51]], [2], 2, picks=[picked([torch.tensor(b).long() for b in bad])])
+    with pytest.raises(ValueError, match="end at"):
+        run(q, [keys.table()], [[50, 51]], [2], 2, picks=[np.array([5, 9, 1])])
+    with pytest.raises(TypeError, match="int64"):
+        run(q, [keys.table()], [[50, 51]], [2], 2, picks=[np.array([1, 2, 1, 1], dtype=np.int32)])
 
 
 def test_a_window_may_leave_holes_at_the_border_of_segments(isa):

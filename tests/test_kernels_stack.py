@@ -13,6 +13,7 @@ from fewer.kernels.pack import pack_dense
 from fewer.kernels.stack import PackedStack
 from fewer.models.decoder import Decoder
 from fewer.plan import PLAIN
+from fewer.testing.harness import request, run
 from fewer.testing.tiny import VARIANTS, tiny_model
 from fewer.types import Group, Rows, Step, Told, Tree, chain, chain_then_tree
 
@@ -62,6 +63,19 @@ def test_the_stack_is_the_loop(variant, stop):
     assert spent_a == spent_b
 
 
+@pytest.mark.parametrize("variant", ["llama", "gemma3"])
+@pytest.mark.parametrize("use", ["quest:budget=8,block=3,full_layers=1", "tokenbutler:budget=6,file=untrained"])
+def test_a_walk_is_the_loop(variant, use):
+    """Rows that pick, beside rows that read all: the same text and reads, with and without a stack."""
+    prompts, plans = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9], [2, 7, 1, 8], list(range(20))], [[use], [], [use]]
+    said = []
+    for stacked in (True, False):
+        asked = [request(p, use=u, max_tokens=16) for p, u in zip(prompts, plans)]
+        run(packed(variant, stacked), asked)
+        said.append([(r.tokens, r.ledger.kv_entries_read, r.ledger.kv_bytes_scanned) for r in asked])
+    assert said[0] == said[1]
+
+
 def test_wrong_arguments_raise():
     model = packed("llama", True)
     store = model.new_store()
@@ -70,11 +84,11 @@ def test_wrong_arguments_raise():
     )
     turns = model.angles.step(np.zeros(1, np.int64))
     with pytest.raises(TypeError, match="float32"):
-        model.stack.run(torch.zeros(1, 32, dtype=torch.float64), turns, attention.kernel_step, 3)
+        model.stack.run(torch.zeros(1, 32, dtype=torch.float64), turns, attention.whole, 3)
     with pytest.raises(ValueError, match=r"\(1, 32\)"):
-        model.stack.run(torch.zeros(2, 32), turns, attention.kernel_step, 3)
+        model.stack.run(torch.zeros(2, 32), turns, attention.whole, 3)
     with pytest.raises(ValueError, match="4 layers"):
-        model.stack.run(torch.zeros(1, 32), turns, attention.kernel_step, 4)
+        model.stack.run(torch.zeros(1, 32), turns, attention.whole, 4)
     with pytest.raises(TypeError, match="a tuple of blocks"):
         native.stack_new([], 0, 1, 1, 1.0, 0.0)
     with pytest.raises((TypeError, ValueError)):

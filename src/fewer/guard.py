@@ -77,9 +77,15 @@ class Guard:
         """Forwards that a draft may lose before it is sent to rest."""
         return self._slack + SHARE * self._best - (self._best - self._gained)
 
-    def heard(self, tokens: int, gain: float, drafting: float, informing: float, asked: bool, rested: bool) -> None:
+    def rested(self, tokens: int, informing: float) -> None:
+        """So many tokens more while it rested."""
+        self._rest -= 1
+        self._ledger.guard_tokens += 1
+        self.heard(tokens, 0.0, 0.0, informing, False)
+
+    def heard(self, tokens: int, gain: float, drafting: float, informing: float, asked: bool) -> None:
         """So many tokens more. gain: what drafts saved less what their rows cost; drafting, informing: what else it cost.
-        asked, rested: was the drafter asked for this forward, or at rest?"""
+        asked: was the drafter asked for this forward?"""
         self._emitted += tokens
         self._account.emitted += tokens
         if not self.begun:
@@ -95,9 +101,6 @@ class Guard:
             self._give_up()
         if asked:
             self._watch(gain)
-        elif rested:
-            self._rest -= 1
-            self._ledger.guard_tokens += 1
 
     def let_rest(self) -> None:
         """Send it to rest, longer than the last time."""

@@ -140,6 +140,10 @@ class Pace:
 
     def heard(self, tree: Tree, new: list[int], out: Out) -> None:
         """The forward over `tree` is done and the text goes on with `new`, one token more than what stands."""
+        if self._rested:  # in hardly any time: this is what a drafter that does not pay goes on costing
+            self._guard.rested(len(new), self._informing)
+            self._informing = 0.0
+            return
         stood, rows = len(new) - 1, len(tree)
         if self._timed:
             self._others, self._groups = out.rows - 1 - rows, out.groups
@@ -158,7 +162,7 @@ class Pace:
             self._a_level += 0.3 * (level - self._a_level)
             self._a_draft += 0.3 * (drafting - level * (deep - 1) - self._a_draft)
             self._width += 0.3 * (nodes / deep - self._width)
-        self._guard.heard(len(new), worth * stood - cost, drafting, self._informing, self.asked, self._rested)
+        self._guard.heard(len(new), worth * stood - cost, drafting, self._informing, self.asked)
         self._drafting = self._informing = 0.0
         self._forwards, self._drafted, self._ahead = 0, (0, 0), False
 

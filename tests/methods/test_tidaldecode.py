@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewer.methods.select.persistent import Persistent, places
+from fewer.methods.select.persistent import Persistent
 from fewer.models.layers import rotate
 from fewer.models.rope import cos_sin
 from fewer.testing.harness import Naive, generate
@@ -78,9 +78,3 @@ def test_depth_and_windows():
     gemma = tiny_spec("gemma3", layers=6)
     mixed = Persistent(full_layers=0, reselect_layer=3).start(Told(100, n_layers=6, windows=gemma.windows))
     assert mixed.choosing == mixed.taking_part == {2, 5}
-
-
-def test_positions_are_found_in_unequal_layers():
-    held = torch.tensor([0, 2, 5, 7], dtype=torch.int32)
-    assert places(held, torch.tensor([2, 3, 7, 9], dtype=torch.int32)).tolist() == [1, 3]
-    assert places(held[:0], torch.tensor([2], dtype=torch.int32)).tolist() == []

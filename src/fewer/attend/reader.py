@@ -77,7 +77,7 @@ class GroupRead:
         unreadable = self.seams.codec is not None and not self.seq.in_place()
         self.reading = select is not None and bool(select.needs) and not self.told.decoding
         piecewise = self.by_blocks or self.reading
-        self.plain = not (self.probed or self.selecting or piecewise or self.seams.place or unreadable)
+        self.plain = not (self.probed or piecewise or self.seams.place or unreadable)  # but for what it selects
 
     def attend(
         self, layer: int, rows: np.ndarray | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
@@ -231,7 +231,8 @@ class GroupRead:
         select, spec, m = self.seams.select, self.store.spec, len(q)
         assert select is not None
         heads = spec.n_kv_heads
-        held, fresh = View(committed, heads, table=self._table(layer)), View([staged], heads)
+        edits, fresh = self.seq.edits, View([staged], heads)
+        held = View(committed, heads, table=self._table(layer), edits=edits)
         seen = torch.ones(m, m, dtype=torch.bool).tril() if visible is None else visible
         itself = torch.eye(m, dtype=torch.bool)
         probes, lens = self._probes(rows), held.lens()
@@ -243,7 +244,8 @@ class GroupRead:
             before = seen[i, :i].nonzero().flatten()
             view, row, local, state = held, slice(i, i + 1), i if rows is None else int(rows[i]), self.told.of(select)
             if len(before):
-                view = View([*committed, fresh.pick([before] * heads, SCRATCH)], heads, in_flight=len(before))
+                more = fresh.pick([before] * heads, SCRATCH)
+                view = View([*committed, more], heads, in_flight=len(before), edits=edits)
             view.scanned = 0
             idx = select.pick(layer, local, q[i], view, self.told, state)
             looks = idx is None and select.looks(layer, local, self.told, state)

@@ -1,4 +1,4 @@
-"""Attention of a whole step: one native call for all groups that read the store as it lies, a GroupRead for each other.
+"""Attention of a whole step: one native call if all groups read the store as it lies, else a GroupRead for each.
 
 The native call takes tables of segment addresses, one a sequence and layer; a sequence's tables live as long as its
 segments do, only the tail's length changes from step to step.
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fewer.attend.one import serves
+from fewer.attend.picking import Picking
 from fewer.attend.reader import Angles, GroupRead
 from fewer.attend.tables import sequence_table
 from fewer.kernels import attention as kernel
@@ -24,11 +25,24 @@ class Attention:
         self.store, self.spec, self.depth = store, store.spec, depth
         native = serves(store.spec, dtype, store.dtype, store.device)
         self.reads = [GroupRead(g, store, angles, native, depth) for g in groups]
-        self.kernel_step: kernel.Step | None = None
+        self._step: kernel.Step | None = None  # the native call's tables, if all groups are plain
+        self._picking: Picking | None = None
         self._sharpen = sharpening(groups, store.spec.log_scale)
         self._costs: list[np.ndarray] = []  # entries read a layer, a group
         if native and all(r.plain for r in self.reads):
-            self.kernel_step = self._tables()
+            self._step = self._tables()
+            if any(r.selecting for r in self.reads):
+                self._picking = Picking(self.reads, self._step, store, depth)
+
+    @property
+    def native(self) -> kernel.Step | None:
+        """The tables of a step that is one native call a layer: see read()."""
+        return self._step
+
+    @property
+    def whole(self) -> kernel.Step | None:
+        """The same, if every row reads all that its sequence holds."""
+        return self._step if self._picking is None else None
 
     def layer(
         self,
@@ -46,12 +60,9 @@ class Attention:
             q = q * self._attending(self._sharpen, locals_).to(q)[:, None, None]
         o = torch.empty_like(q)
         everyone = locals_ is None or all(rows is None for rows in locals_)
-        if self.kernel_step is not None and everyone:
-            kernel.append_kv(k, v, self.kernel_step, layer)
-            window, cap = self.spec.windows[layer] or 0, self.spec.attn_softcap or 0.0
-            kernel.attend(q, o, self.kernel_step, layer, self.spec.n_kv_heads, self.spec.scale, window, cap)
-            for r, cost in zip(self.reads, self._costs):
-                r.entries_read += int(cost[layer])
+        if self._step is not None and everyone:
+            kernel.append_kv(k, v, self._step, layer)
+            self.read(layer, q, o)
             return o
         at = 0
         for r, rows in zip(self.reads, locals_ or [None] * len(self.reads)):
@@ -63,6 +74,17 @@ class Attention:
             at += n
         return o
 
+    def read(self, layer: int, q: torch.Tensor, o: torch.Tensor) -> None:
+        """q, o (T, Hq, d) of all rows, whose keys and values are appended, in one native call."""
+        assert self._step is not None
+        if self._picking is not None:
+            self._picking.attend(layer, q, o)
+        else:
+            window, cap = self.spec.windows[layer] or 0, self.spec.attn_softcap or 0.0
+            kernel.attend(q, o, self._step, layer, self.spec.n_kv_heads, self.spec.scale, window, cap)
+        for r, cost in zip(self.reads, self._costs):
+            r.entries_read += 0 if r.selecting else int(cost[layer])
+
     def _attending(self, of_rows: torch.Tensor, locals_: list[np.ndarray | None] | None) -> torch.Tensor:
         """What belongs to the attending rows, of something (T,) that each row has."""
         parts = of_rows.split([len(r.group.rows) for r in self.reads])
@@ -71,7 +93,7 @@ class Attention:
         )
 
     def charge_all(self) -> None:
-        """Count the entries that every layer of this step reads: somebody else attended, by `kernel_step`."""
+        """Count the entries that every layer of this step reads: somebody else attended, by `whole`."""
         for r, cost in zip(self.reads, self._costs):
             r.entries_read += int(cost[: self.depth].sum())
 

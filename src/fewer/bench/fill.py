@@ -2,8 +2,9 @@
 
 Reading a prompt of 32k tokens takes minutes and says nothing about decoding. So the cache is filled with random keys and
 values, shared by all plans; a codec packs them before the first step. Each then decodes token after token, in turn with
-the others. Reported are the medians of a step, the entries it reads, the bytes of keys and summaries scanned to choose
-them, and the bytes that the sequence holds. The first steps, in which summaries are made, are reported apart.
+the others; several requests in one forward, each reading the shared cache for itself. Reported are the medians of a step,
+the entries it reads, the bytes of keys and summaries scanned to choose them, and the bytes that the sequences hold. The
+first steps, in which summaries are made, are reported apart.
 Does not: say anything about quality (keys are random, so what is chosen means nothing), measure the prompt.
 """
 
@@ -38,6 +39,7 @@ def measure(
     seed: int = 0,
     say: Callable[[str], None] = lambda s: None,
     threads: int | None = None,
+    requests: int = 1,
 ) -> dict[str, Any]:
     """{"what": "fill", ..., "results": {plan: figures}}. Raises BadRequest, and what plans and models raise."""
     seams = {"plain": PLAIN, **{p: plan([p]) for p in plans}}
@@ -46,22 +48,28 @@ def measure(
         raise BadRequest(f"{wrong} cannot begin in a filled cache: {what}")
     say(f"loading {model}")
     decoder = fewer.open(model, threads=threads).model
+    if requests < 1:
+        raise BadRequest(f"{requests} requests: give at least one")
     if steps < 1 or not 1 <= length <= decoder.spec.max_context - steps - WARM:
         raise BadRequest(f"a context of {length} and {steps} + {WARM} steps must fit in {decoder.spec.max_context}")
     store = decoder.new_store()
     whole = filled(store, length, seed)
-    runs = {name: Decoding(decoder, store, store.fork(whole), s, length) for name, s in seams.items()}
+    forks = {name: [store.fork(whole) for _ in range(requests)] for name in seams}
+    runs = {name: Decoding(decoder, store, forks[name], s, length) for name, s in seams.items()}
     for i in range(WARM + steps):
         for name, run in runs.items():
             say(f"step {i + 1}/{WARM + steps}: {name}")
             run.step(5 + i)
     given = " ".join(f"--plan '{p}'" for p in plans)
-    command = f"fewer bench fill -m {model} {given} --length {length} --steps {steps} --seed {seed}"
+    command = (
+        f"fewer bench fill -m {model} {given} --length {length} --steps {steps} --seed {seed} --requests {requests}"
+    )
     plain = statistics.median(runs["plain"].seconds[WARM:])
     return {
         **head("fill", command, seed),
         "model": model,
         "length": length,
+        "requests": requests,
         "results": {name: run.figures(plain) for name, run in runs.items()},
     }
 
@@ -85,32 +93,39 @@ def filled(store: Store, length: int, seed: int) -> int:
 
 
 class Decoding:
-    """One plan's sequence: a token a step."""
+    """One plan's sequences: a token each a step."""
 
-    def __init__(self, decoder: Decoder, store: Store, seq: int, seams: Seams, length: int) -> None:
-        self.decoder, self.store, self.seq, self.seams = decoder, store, seq, seams
+    def __init__(self, decoder: Decoder, store: Store, seqs: list[int], seams: Seams, length: int) -> None:
+        self.decoder, self.store, self.seqs, self.seams = decoder, store, seqs, seams
         spec = decoder.spec
-        self.told = Told(length, n_layers=spec.n_layers, windows=spec.windows, seen=length, decoding=True)
-        if seams.select is not None:
-            self.told.start(seams.select)
-        if seams.codec is not None:
-            self.told.start(seams.codec)
-            state = self.told.of(seams.codec)
-            for layer in range(spec.n_layers):
-                store.encode(seq, layer, partial(seams.codec.encode, layer, told=self.told, state=state))
+        self.told = [
+            Told(length, n_layers=spec.n_layers, windows=spec.windows, seen=length, decoding=True) for _ in seqs
+        ]
+        for seq, told in zip(seqs, self.told):
+            if seams.select is not None:
+                told.start(seams.select)
+            if seams.codec is not None:
+                told.start(seams.codec)
+                state = told.of(seams.codec)
+                for layer in range(spec.n_layers):
+                    store.encode(seq, layer, partial(seams.codec.encode, layer, told=told, state=state))
         self.seconds: list[float] = []
         self.read: list[tuple[int, int]] = []
 
     def step(self, token: int) -> None:
-        rows = chain([token], self.told.seen)
-        self.told.generated.append(token)
-        group = Group(self.seq, rows, self.seams, self.told, np.array([0]))
+        rows = chain([token], self.told[0].seen)
+        for told in self.told:
+            told.generated.append(token)
+        last = np.array([0])
+        groups = [Group(seq, rows, self.seams, told, last) for seq, told in zip(self.seqs, self.told)]
         start = time.perf_counter()
-        _, (spent,) = self.decoder.forward(Step([group], best=1), self.store)
-        self.store.commit(self.seq, rows, np.array([0]))
+        _, spent = self.decoder.forward(Step(groups, best=1), self.store)
+        for seq in self.seqs:
+            self.store.commit(seq, rows, last)
         self.seconds.append(time.perf_counter() - start)
-        self.told.seen += 1
-        self.read.append((spent.entries_read, spent.bytes_scanned))
+        for told in self.told:
+            told.seen += 1
+        self.read.append((sum(s.entries_read for s in spent), sum(s.bytes_scanned for s in spent)))
 
     def figures(self, plain: float) -> dict[str, float]:
         """plain: seconds of full attention's step."""
@@ -122,5 +137,5 @@ class Decoding:
             "first_milliseconds": round(self.seconds[0] * 1e3, 1),
             "entries_read": round(entries, 1),
             "bytes_scanned": round(scanned, 1),
-            "kv_bytes": self.store.bytes([self.seq]),
+            "kv_bytes": self.store.bytes(self.seqs),
         }

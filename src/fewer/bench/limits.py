@@ -23,7 +23,7 @@ from fewer.kernels.native import native
 from fewer.models.decoder import Decoder
 from fewer.models.size import row_macs, weight_bytes
 
-__all__ = ["Ceilings", "Meter", "Shares", "kv_bytes", "median", "row_macs", "shares", "weight_bytes"]
+__all__ = ["Ceilings", "Meter", "Pass", "Shares", "kv_bytes", "median", "row_macs", "shares", "weight_bytes"]
 
 BUFFER = 256 << 20  # bytes
 SIDE = 1024  # of the square matrices torch multiplies
@@ -41,8 +41,19 @@ class Ceilings:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """Forwards that are alike: the rows of each, their mean context, the sequences whose caches it reads, logits or not."""
+
+    rows: int
+    context: int
+    sequences: int = 1
+    head: bool = True
+    times: float = 1
+
+
+@dataclass(frozen=True)
 class Shares:
-    """Least seconds of a forward by either ceiling, the shares that it reaches, and which one limits it."""
+    """Least seconds of some forwards by either ceiling, the shares that they reach, and which one limits them."""
 
     memory_seconds: float
     compute_seconds: float
@@ -108,13 +119,13 @@ def _entries(decoder: Decoder, context: int) -> int:
     return sum(context if w is None else min(context, w) for w in decoder.spec.windows)
 
 
-def shares(
-    decoder: Decoder, top: Ceilings, seconds: float, rows: int, context: int, sequences: int = 1, head: bool = True
-) -> Shares:
-    """Of a forward that took `seconds`: its rows in all, their mean context, the sequences whose caches it read."""
-    memory = (weight_bytes(decoder) + sequences * kv_bytes(decoder, context)) / top.read
-    products, attention = row_macs(decoder.spec, head) / top.macs, attention_macs(decoder, context) / top.floats
-    compute = rows * (products + attention)
+def shares(decoder: Decoder, top: Ceilings, seconds: float, *passes: Pass) -> Shares:
+    """Of forwards that took `seconds` together."""
+    memory = compute = 0.0
+    for p in passes:
+        memory += p.times * (weight_bytes(decoder) + p.sequences * kv_bytes(decoder, p.context)) / top.read
+        products, attention = row_macs(decoder.spec, p.head) / top.macs, attention_macs(decoder, p.context) / top.floats
+        compute += p.times * p.rows * (products + attention)
     limit = "bandwidth" if memory >= compute else "compute"
     if memory + compute < FAR * seconds:
         limit = "dispatch"

@@ -43,16 +43,21 @@ def examine(
 
 
 def beside(case: Case, rate: float, decoder: Decoder, top: limits.Ceilings) -> dict[str, Any]:
-    """A figure of fewer's and the two ceilings: tokens a second each allows, the shares reached, and which one limits."""
-    prefill = case.what == "prefill"
-    rows = min(CHUNK, case.prompt) if prefill else case.batch  # rows that share one reading of the weights
-    context = case.prompt // 2 if prefill else case.prompt + case.new // 2
-    got = limits.shares(decoder, top, rows / rate, rows, context, 1 if prefill else case.batch, head=not prefill)
+    """A figure of fewer's and the two ceilings: tokens a second each allows, the shares reached, and which one limits. A
+    batch counts as a whole, its prompts too."""
+    prompts, rows = case.batch * case.prompt, min(CHUNK, case.batch * case.prompt)
+    reading = limits.Pass(rows, case.prompt // 2, max(1, rows // case.prompt), False, prompts / rows)
+    writing = limits.Pass(case.batch, case.prompt + case.new // 2, case.batch, times=case.new)
+    if case.what == "prefill":
+        tokens, passes = prompts, [reading]
+    else:
+        tokens, passes = case.batch * case.new, [writing] if case.batch == 1 else [reading, writing]
+    got = limits.shares(decoder, top, tokens / rate, *passes)
     return {
         "tokens_per_second": rate,
-        "memory_limit": round(rows / got.memory_seconds, 1),
+        "memory_limit": round(tokens / got.memory_seconds, 1),
         "of_memory": round(got.of_memory, 3),
-        "compute_limit": round(rows / got.compute_seconds, 1),
+        "compute_limit": round(tokens / got.compute_seconds, 1),
         "of_compute": round(got.of_compute, 3),
         "limited_by": got.limited_by,
     }
@@ -64,7 +69,7 @@ def _rows(decoder: Decoder, ids: list[int]) -> tuple[dict[str, Any], limits.Ceil
     seen = [meter.once() for _ in range(ROUNDS)]
     out = curve(decoder, ids)
     top = limits.median(seen + [meter.once() for _ in range(ROUNDS)])
-    got = {m: limits.shares(decoder, top, s, int(m), out["context"]) for m, s in out["seconds"].items()}
+    got = {m: limits.shares(decoder, top, s, limits.Pass(int(m), out["context"])) for m, s in out["seconds"].items()}
     shown = {
         m: {"of_memory": round(x.of_memory, 3), "of_compute": round(x.of_compute, 3), "limited_by": x.limited_by}
         for m, x in got.items()

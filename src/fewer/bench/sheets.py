@@ -275,7 +275,8 @@ def reach(r: dict[str, Any]) -> list[Sheet]:
 def fill(r: dict[str, Any]) -> list[Sheet]:
     keys = ("milliseconds", "times", "first_milliseconds", "entries_read", "bytes_scanned", "kv_bytes")
     rows = [[name, *(x.get(k) for k in keys)] for name, x in r["results"].items()]
-    note = f"{r['model']}, {r['length']:,} entries a kv-head, random. x: how many times as fast as full attention."
+    one = f"{r['model']}, {r.get('requests', 1)} requests of {r['length']:,} entries a kv-head, random."
+    note = f"{one} x: how many times as fast as full attention."
     columns = ["plan", "ms a step", "x plain", "ms the first", "entries read", "bytes scanned", "KV bytes"]
     return [Sheet("Decoding in a filled cache", note, columns, rows, drawn=1)]
 

@@ -1,8 +1,9 @@
 """`fewer bench speculation`: what drafting saves, kind by kind of work (kinds.py), beside plain decoding and other engines.
 
 Every engine runs in its own process; an item goes through all modes of all engines in turn, the order changing from item
-to item; fewer decodes it plainly before each of its modes, so both sides of a ratio come from the same seconds. Reported,
-as medians over items and rounds:
+to item; fewer decodes it plainly before each of its modes, so both sides of a ratio come from the same seconds; and also
+before its plain decoding: how far that ratio is from 1 is what this machine's noise adds. Reported, as medians over items
+and rounds:
 
     speed-up            seconds a token of the same engine's plain decoding over those of the mode, for the same item
     tokens a forward    of the target model, the first token and prompt left out
@@ -186,8 +187,8 @@ class Contest:
     def run(self, kind: str, prompts: list[tuple[list[int], int]]) -> dict[str, Answers]:
         """engine -> mode -> an answer an item and round. The last prompt warms up and does not count.
 
-        Before each of fewer's modes it decodes the same item plainly, so that a ratio comes from the same seconds. What
-        methods remember is forgotten when a round begins: nobody may know an item's answer."""
+        Before each of fewer's modes, plain too, it decodes the same item plainly, so that a ratio comes from the same
+        seconds. What methods remember is forgotten when a round begins: nobody may know an item's answer."""
         out: dict[str, Answers] = {}
         last = len(prompts) - 1
         order = [(last, -1), *((i, r) for r in range(self.w.rounds) for i in range(last))]
@@ -199,7 +200,7 @@ class Contest:
                 if name in self.failed or label in self.failed:
                     continue
                 self.say(f"{kind} {step}/{len(order) - 1}: {label}")
-                plain = self._ask(name, PLAIN, f"{name} plain", ids, new) if name == OWN and mode else None
+                plain = self._ask(name, PLAIN, f"{name} plain", ids, new) if name == OWN else None
                 answer = self._ask(name, mode, label, ids, new, **({"forget": forget} if name == OWN else {}))
                 forget = forget and name != OWN
                 if answer is not None and r >= 0:

@@ -30,6 +30,9 @@ def _figure(answers: list[dict[str, Any]], plain: dict[Any, float | None]) -> di
         "speedup": _median(ratios),
         "tokens": tokens,
     }
+    if len(ratios) > 3:
+        low, _, high = statistics.quantiles(ratios, n=4)
+        out["middle_half"] = [round(low, 3), round(high, 3)]
     forwards = [len(a["ids"][0]) - 1 - a["accepted"] for a in answers if "accepted" in a]
     if forwards and sum(forwards):
         out["tokens_per_forward"] = round((tokens - len(forwards)) / sum(forwards), 3)
@@ -58,7 +61,7 @@ def mean(figures: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> dict[str, 
     for engines in figures.values():
         for engine, by_mode in engines.items():
             for mode, f in by_mode.items():
-                if f["speedup"] and mode:
+                if f["speedup"] and (mode or engine == OWN):
                     held.setdefault(engine, {}).setdefault(mode, []).append(f["speedup"])
     return {e: {m: round(statistics.geometric_mean(v), 3) for m, v in modes.items()} for e, modes in held.items()}
 

@@ -89,6 +89,7 @@ def fill(
     ] = None,
     length: Annotated[int, typer.Option("--length", help="Entries a kv-head.")] = 8000,
     steps: Annotated[int, typer.Option("--steps", help="Tokens decoded; medians are reported.")] = 12,
+    requests: Annotated[int, typer.Option("--requests", help="Sequences decoded in one forward.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the keys and values.")] = 0,
     threads: o.Threads = None,
     keep: Keep = None,
@@ -102,7 +103,7 @@ def fill(
     from fewer.bench.fill import measure
 
     with telling() as say:
-        result = measure(model, plans or [], length, steps, seed, say, threads)
+        result = measure(model, plans or [], length, steps, seed, say, threads, requests)
     deliver(result, as_json, csv, html, keep)
 
 

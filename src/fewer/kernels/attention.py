@@ -12,6 +12,7 @@ Tables hold raw addresses: what they point at must outlive the call and is not c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -129,6 +130,7 @@ def attend(
     lse: torch.Tensor | None = None,
     mass: torch.Tensor | None = None,
     mass_slot: torch.Tensor | None = None,
+    picks: Sequence[np.ndarray | None] | None = None,
 ) -> None:
     """o = softmax(scale * q.k, soft-capped) v for every row, over its sequence's entries in `layer`.
 
@@ -138,6 +140,8 @@ def attend(
     mass: (slots, Hq, n) float32, receives the probabilities of each row r with mass_slot[r] >= 0, in that slot; by
     place among the sequence's entries in order (in-flight ones last), 0 where the row does not see. mass_slot: (T,)
     int64. n must be at least the sequence's entries. Values that a row does not see must still be finite.
+    picks: per sequence None or picked(..): what its rows read, and nothing else; probabilities are by place among these.
+    Raises IndexError for places that do not ascend or are not there.
     """
     if q.dim() != 3 or n_kv_heads < 1 or q.shape[1] % n_kv_heads or q.shape[2] % 8 or not 8 <= q.shape[2] <= 256:
         raise ValueError(f"q is {tuple(q.shape)}, expected (rows, {n_kv_heads} x group, a multiple of 8 up to 256)")
@@ -151,13 +155,38 @@ def attend(
         raise ValueError(f"window {window} and softcap {softcap} must not be negative")
     slots = _check_mass(mass, mass_slot, rows, heads) if mass is not None else 0
     if native is None:
-        reference.attend_tables(q, o, step, layer, n_kv_heads, scale, window, softcap, lse, mass, mass_slot)
+        reference.attend_tables(q, o, step, layer, n_kv_heads, scale, window, softcap, lse, mass, mass_slot, picks)
         return
+    picked_at = None if picks is None else _check_picks(picks, len(step.row_start) - 1, n_kv_heads)
     mass_at, mass_keys = (0, 0) if mass is None else (mass.data_ptr(), mass.shape[2])
     native.attend(
         *step.of(layer), n_kv_heads, d, step._visible_at, step._staged_at, q.data_ptr(), o.data_ptr(),
         0 if lse is None else lse.data_ptr(), heads, window, scale, softcap, mass_at, slots, mass_keys,
+        0 if picked_at is None else picked_at.ctypes.data,
     )  # fmt: skip
+
+
+def picked(places: Sequence[torch.Tensor], last: np.ndarray | None = None) -> np.ndarray:
+    """Ascending places of each kv-head, in-flight ones counted behind the committed, as attend() takes them: int64
+    [ends of head 0 .. H - 1, places of head 0, of head 1, ..]. last (H,): one more place of each head, behind the others."""
+    pieces = [np.fromiter(itertools.accumulate(len(p) + (last is not None) for p in places), np.int64, len(places))]
+    for h, p in enumerate(places):
+        pieces += [p.numpy()] if last is None else [p.numpy(), last[h : h + 1]]
+    return np.concatenate(pieces, dtype=np.int64, casting="same_kind")
+
+
+def _check_picks(picks: Sequence[np.ndarray | None], n_seq: int, heads: int) -> np.ndarray:
+    """The addresses of the picked places, 0 = none."""
+    if len(picks) != n_seq:
+        raise ValueError(f"picks has {len(picks)} entries for {n_seq} sequences")
+    for p in picks:
+        if p is None:
+            continue
+        if p.dtype != np.int64 or p.ndim != 1 or not p.flags.c_contiguous:
+            raise TypeError("picks must be contiguous int64 vectors: make them with picked()")
+        if len(p) < heads or len(p) != heads + int(p[heads - 1]):
+            raise ValueError(f"picks of {heads} kv heads end at {p[:heads].tolist()} but hold {len(p) - heads} places")
+    return np.array([0 if p is None else p.ctypes.data for p in picks], dtype=np.int64)
 
 
 def _check_mass(mass: torch.Tensor, slot: torch.Tensor | None, rows: int, heads: int) -> int:

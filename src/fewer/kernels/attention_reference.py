@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +52,7 @@ def attend_tables(
     lse: torch.Tensor | None,
     mass: torch.Tensor | None,
     mass_slot: torch.Tensor | None,
+    picks: Sequence[np.ndarray | None] | None = None,
 ) -> None:
     """`attention.attend`, argument for argument, after its checks."""
     g, d = q.shape[1] // n_kv_heads, q.shape[2]
@@ -62,6 +64,10 @@ def attend_tables(
         for h in range(n_kv_heads):
             k, v, key_pos = _entries(table, h, n_kv_heads, d, staged)
             seen = torch.cat([torch.ones(last - first, len(k) - staged, dtype=torch.bool), tail.bool()], dim=1)
+            chosen = None if picks is None else picks[s]
+            if chosen is not None:
+                at = _of_head(torch.from_numpy(chosen), h, n_kv_heads, len(k))
+                k, v, key_pos, seen = k[at], v[at], key_pos[at], torch.ones(last - first, len(at), dtype=torch.bool)
             if window:
                 apart = pos[:, None] - key_pos[None, :].long()
                 seen &= (apart >= 0) & (apart < window)
@@ -75,6 +81,15 @@ def attend_tables(
                 at = slot[slot >= 0]
                 mass[at, heads] = 0
                 mass[at, heads, : len(k)] = p[slot >= 0]
+
+
+def _of_head(picked: torch.Tensor, h: int, heads: int, held: int) -> torch.Tensor:
+    """The places picked of kv-head h."""
+    ends = [0, *picked[:heads].tolist()]
+    at = picked[heads:][ends[h] : ends[h + 1]]
+    if len(at) and (int(at[0]) < 0 or int(at[-1]) >= held or bool((at.diff() <= 0).any())):
+        raise IndexError("picked places must ascend and lie among the entries of their kv-head")
+    return at
 
 
 def append_kv(

@@ -1,7 +1,8 @@
 """All layers of a packed model in one native call: what the decoder's plain loop does, without Python between layers.
 
 It computes the same bits as the loop, from the same operations (block.py, attention.py). The decoder takes it for steps
-in which every group reads the store as it lies and nobody routes rows or taps hidden states.
+in which every group reads the store as it lies and nobody routes rows or taps hidden states. Where rows pick what they
+read, a `Walk` leaves attention to the caller and does what lies between two layers in one call.
 """
 
 from __future__ import annotations
@@ -34,17 +35,64 @@ class PackedStack:
         turns: cos, sin (T, d/2) float32, a pair a layer. Raises ValueError or TypeError for anything else.
         """
         assert native is not None
+        cos, sin = self._checked(x, turns, step, depth)
+        native.stack_run(
+            self._handle, depth, x.data_ptr(), cos.ctypes.data, sin.ctypes.data, *step.addresses, self.spec.head_dim
+        )
+
+    def walk(self, x: torch.Tensor, turns: Sequence[tuple[torch.Tensor, torch.Tensor]], step: Step, depth: int) -> Walk:
+        """The same, layer by layer; arguments and errors as run()'s."""
+        cos, sin = self._checked(x, turns, step, depth)
+        return Walk(self.spec, self._handle, x, (cos, sin), turns, step)
+
+    def _checked(
+        self, x: torch.Tensor, turns: Sequence[tuple[torch.Tensor, torch.Tensor]], step: Step, depth: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Addresses of cos and sin, a layer."""
         half = (len(step.pos), self.spec.head_dim // 2)
         _need(x, (len(step.pos), self.spec.d_model))
         if depth > min(len(turns), len(step.tables)):
             raise ValueError(f"{depth} layers, but rotations for {len(turns)} and tables for {len(step.tables)}")
         for t in {id(t): t for turn in turns[:depth] for t in turn}.values():
             _need(t, half)
-        cos = np.array([c.data_ptr() for c, _ in turns[:depth]], dtype=np.int64)
-        sin = np.array([s.data_ptr() for _, s in turns[:depth]], dtype=np.int64)
-        native.stack_run(
-            self._handle, depth, x.data_ptr(), cos.ctypes.data, sin.ctypes.data, *step.addresses, self.spec.head_dim
-        )
+        cos, sin = (np.array([turn[i].data_ptr() for turn in turns[:depth]], dtype=np.int64) for i in (0, 1))
+        return cos, sin
+
+
+class Walk:
+    """One step through the stack, its attention left to the caller: fill `o` from the queries that to() gives.
+
+    o (T, Hq, d). After leave() x holds the hidden states behind the layer."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        handle: object,
+        x: torch.Tensor,
+        at: tuple[np.ndarray, np.ndarray],
+        turns: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        step: Step,
+    ) -> None:
+        """at: the addresses of `turns`."""
+        self._alive = x, at, turns, step
+        shape = (len(step.pos), spec.n_heads, spec.head_dim)
+        self.q, self.o, self._at = torch.empty(shape), torch.empty(shape), -1
+        data = (x.data_ptr(), self.o.data_ptr(), self.q.data_ptr(), at[0].ctypes.data, at[1].ctypes.data)
+        self._handle, self._args = handle, (*data, *step.addresses[:5], spec.head_dim)
+
+    def to(self, layer: int) -> torch.Tensor:
+        """Queries (T, Hq, d) of the next layer; its keys and values are appended."""
+        self._between(layer)
+        return self.q
+
+    def leave(self) -> None:
+        """Finish the layer whose attention is in `o`; else to() does so on the way."""
+        self._between(-1)
+
+    def _between(self, layer: int) -> None:
+        assert native is not None
+        native.stack_between(self._handle, self._at, layer, *self._args)
+        self._at = layer
 
 
 def _need(t: torch.Tensor, shape: tuple[int, int]) -> None:

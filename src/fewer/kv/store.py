@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
+from fewer.kv.memory import empty
 from fewer.kv.segment import Buffer, Encoded, Meter, Segment, mean, pack_stacked
 from fewer.kv.view import View
 from fewer.models.spec import Spec
@@ -37,6 +38,10 @@ class Sequence:
         self.v: torch.Tensor | None = None
         self.pos: torch.Tensor | None = None  # (depth, H, cap) int32
         self.buffer: Buffer | None = None
+        self.flat: list[
+            tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+        ] = []  # a layer's k, v, pos with heads side by side
+        self.first = np.zeros(0, dtype=np.int64)  # where each head begins there
         self.cap = 0
         self.tail_from = 0  # no segment holds an entry at this position or later
         self.n = np.zeros(n_layers, dtype=np.int64)  # committed tail entries a layer
@@ -46,6 +51,7 @@ class Sequence:
         self.table_depth = 0
         self.table_segments = np.zeros(n_layers, dtype=np.int64)
         self.held = np.zeros(n_layers, dtype=np.int64)  # entries in segments (all heads), as of the table
+        self.edits = 0  # how often anything but appending was done to the entries
         self.step: tuple[object, object] | None = (
             None  # what the last step was like and what it was handed, if it may recur
         )
@@ -94,13 +100,16 @@ class Store:
         new = self.new()
         child = self._seqs[new]
         child.segments = [list(layer) for layer in parent.segments]
-        child.next_pos = parent.next_pos
+        child.next_pos, child.edits = parent.next_pos, parent.edits
         return new
 
     def truncate(self, seq: int, next_pos: int) -> None:
         """Drop every entry at position >= next_pos. Entries must be in position order (they are, unless a method reorders)."""
         s = self._seqs[seq]
-        if next_pos >= s.next_pos or self._shorten(s, next_pos):
+        if next_pos >= s.next_pos:
+            return
+        s.edits += 1
+        if self._shorten(s, next_pos):
             return
         if s.pos is not None and next_pos >= s.tail_from:
             depth = len(s.pos)
@@ -136,7 +145,7 @@ class Store:
         segments = list(s.segments[layer])
         if s.n[layer]:
             segments.append(self.tail_segment(s, layer, int(s.n[layer])))
-        return View(segments, self.spec.n_kv_heads)
+        return View(segments, self.spec.n_kv_heads, edits=s.edits)
 
     def entries(self, seq: int, layer: int) -> np.ndarray:
         """(H,) committed entries a kv-head."""
@@ -158,10 +167,11 @@ class Store:
             self._freeze(s)
             s.cap = max(m, min(512, max(32, self._rows(s) // 8)))
             shape = (depth, self.spec.n_kv_heads, s.cap, self.spec.head_dim)
-            s.k = torch.empty(shape, dtype=self.dtype, device=self.device)
-            s.v = torch.empty(shape, dtype=self.dtype, device=self.device)
+            s.k, s.v = (empty(shape, self.dtype, self.device) for _ in range(2))
             s.pos = torch.zeros(shape[:3], dtype=torch.int32, device=self.device)
             s.buffer = Buffer(self.meter, s.k.nbytes + s.v.nbytes + s.pos.nbytes)
+            s.flat = list(zip(s.k.flatten(1, 2), s.v.flatten(1, 2), s.pos.flatten(1)))
+            s.first = np.arange(shape[1]) * s.cap
             s.tail_from = s.next_pos
             s.changed()
         s.in_flight = m
@@ -262,16 +272,8 @@ class Store:
 
     def tail_segment(self, s: Sequence, layer: int, n: int, offset: int = 0) -> Segment:
         """n entries of a layer's tail from `offset` on, as a segment on the same memory."""
-        assert s.k is not None and s.v is not None and s.pos is not None and s.buffer is not None
-        heads, d = self.spec.n_kv_heads, self.spec.head_dim
-        return Segment(
-            s.buffer,
-            s.k[layer].view(heads * s.cap, d),
-            s.v[layer].view(heads * s.cap, d),
-            s.pos[layer].view(-1),
-            np.arange(heads) * s.cap + offset,
-            np.full(heads, n),
-        )
+        assert s.buffer is not None
+        return Segment(s.buffer, *s.flat[layer], s.first + offset, np.full(len(s.first), n))
 
     # ------------------------------------------------------------------ inside
     def _shorten(self, s: Sequence, next_pos: int) -> bool:
@@ -298,13 +300,14 @@ class Store:
         """The layer's tail entries now live elsewhere; the tail's memory goes once no layer uses it."""
         s.n[layer] = 0
         s.tail_from = s.next_pos
+        s.edits += 1
         s.changed()
         if not s.n.any():
             self._release_tail(s)
 
     def _release_tail(self, s: Sequence) -> None:
         s.k = s.v = s.pos = s.buffer = None
-        s.cap = 0
+        s.flat, s.cap = [], 0
         s.n[:] = 0
         s.changed()
 

@@ -13,13 +13,20 @@ class View:
     """A read-only window on the segments of (sequence, layer). Decodes packed entries on demand, once per view.
 
     in_flight: how many of the newest entries are rows of this step. scanned: bytes of keys and values looked at so far;
-    a method that reads summaries of its own adds them. table: the native descriptors of the segments, if at hand.
+    a method that reads summaries of its own adds them. table: the native descriptors of the segments, if at hand. edits:
+    as long as it is the same, entries of this sequence were only appended; None = not known.
     """
 
     def __init__(
-        self, segments: list[Segment], n_heads: int, in_flight: int = 0, table: np.ndarray | None = None
+        self,
+        segments: list[Segment],
+        n_heads: int,
+        in_flight: int = 0,
+        table: np.ndarray | None = None,
+        edits: int | None = None,
     ) -> None:
         self.segments, self.n_heads, self.in_flight, self.scanned = segments, n_heads, in_flight, 0
+        self.edits = edits
         self._table, self._cum = table, None if table is None else np.cumsum(table[:, 4 + n_heads :], axis=0)
         self._raw: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
@@ -76,6 +83,31 @@ class View:
     def positions(self, h: int) -> torch.Tensor:
         """(n_h,) int32 original positions."""
         return torch.cat([s.pos[s.head(h)] for s in self.segments])
+
+    def find(self, h: int, wanted: torch.Tensor) -> torch.Tensor:
+        """Places of the entries of kv-head h at the positions `wanted` (ascending, as those held); absent ones left out."""
+        n, first = int(self.lens()[h]), self._dense(h)
+        if first is not None:
+            at = wanted.to(torch.int64) - first
+            return at if not len(at) or (int(at[0]) >= 0 and int(at[-1]) < n) else at[(at >= 0) & (at < n)]
+        held = self.positions(h)
+        at = torch.searchsorted(held, wanted).clamp(max=n - 1)
+        return at[held[at] == wanted]
+
+    def below(self, h: int, position: int) -> int:
+        """Entries of kv-head h that stand before a position."""
+        n, first = int(self.lens()[h]), self._dense(h)
+        return (
+            int(torch.searchsorted(self.positions(h), position)) if first is None else min(max(position - first, 0), n)
+        )
+
+    def _dense(self, h: int) -> int | None:
+        """The first position of kv-head h, if none is missing from it to the last; of no entries 0."""
+        mine = [s for s in self.segments if s.len[h]]
+        if not mine:
+            return 0
+        first, last = int(mine[0].pos[int(mine[0].start[h])]), int(mine[-1].pos[mine[-1].head(h).stop - 1])
+        return first if last - first == int(self.lens()[h]) - 1 else None
 
     def stacked(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """k, v (H, n, d) and pos (H, n), where all heads hold the same number in every segment; else None."""

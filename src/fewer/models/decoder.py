@@ -18,7 +18,7 @@ import torch
 from fewer.attend.step import Attention
 from fewer.kv.store import Store
 from fewer.models.angles import Angles, Turn
-from fewer.models.layers import Block, Head, Stack, rotate
+from fewer.models.layers import Block, Head, Stack, Walk, rotate
 from fewer.models.neighbours import Neighbours
 from fewer.models.routing import Router
 from fewer.models.spec import Spec
@@ -78,9 +78,11 @@ class Decoder:
         turns = self._turns(groups)
         hidden: list[dict[str, torch.Tensor]] = [{} for _ in groups]
         x = self._inputs(step)
-        if self.stack is not None and attention.kernel_step is not None and router is None and plain:
-            self.stack.run(x, turns, attention.kernel_step, n_layers)
+        if self.stack is not None and attention.whole is not None and router is None and plain:
+            self.stack.run(x, turns, attention.whole, n_layers)
             attention.charge_all()
+        elif self.stack is not None and attention.native is not None and router is None and plain:
+            self._walk(x, step, self.stack.walk(x, turns, attention.native, n_layers), n_layers, attention)
         else:
             x = self._layers(x, step, n_layers, attention, router, turns, hidden)
         for layer in (*range(step.start), *range(n_layers, self.spec.n_layers)):
@@ -104,8 +106,6 @@ class Decoder:
         turns: list[Turn],
         hidden: list[dict[str, torch.Tensor]],
     ) -> torch.Tensor:
-        selects = [(g, g.seams.select) for g in step.groups]
-        seers = [(g, s) for g, s in selects if s is not None and "hidden" in s.needs and not step.start]
         for layer, block in enumerate(self.blocks[step.start : depth], step.start):
             if router is None:
                 q, k, v = block.qkv(x, *turns[layer])
@@ -113,11 +113,20 @@ class Decoder:
                 x = block.mlp(x)
             else:
                 x = router.layer(layer, x, block, attention, turns[layer])
-            for g, select in seers if layer == 0 else ():
-                select.sees(x[g.start : g.start + len(g.rows)], g.rows, g.told, g.told.of(select))
+            if layer == 0:
+                _tell(step, x)
             if step.taps:
                 _tap(step, hidden, f"layer.{layer}", x)
         return x
+
+    def _walk(self, x: torch.Tensor, step: Step, walk: Walk, depth: int, attention: Attention) -> None:
+        """The same in place, with everything but attention in native calls."""
+        for layer in range(depth):
+            attention.read(layer, walk.to(layer), walk.o)
+            if layer == 0:
+                walk.leave()
+                _tell(step, x)
+        walk.leave()
 
     def _turns(self, groups: list[Group]) -> list[Turn]:
         """Rotations a layer; rows whose plan rotates keys by place when they are read stay unrotated here."""
@@ -154,6 +163,14 @@ class Decoder:
             for o, e, w in zip(outs, ends, wanted):
                 o.logits = logits[e - len(w) : e]
         return outs
+
+
+def _tell(step: Step, x: torch.Tensor) -> None:
+    """The hidden states behind layer 0, for the selections that declared that they need them."""
+    for g in step.groups:
+        select = g.seams.select
+        if select is not None and "hidden" in select.needs:
+            select.sees(x[g.start : g.start + len(g.rows)], g.rows, g.told, g.told.of(select))
 
 
 def _tap(step: Step, hidden: list[dict[str, torch.Tensor]], name: str, x: torch.Tensor) -> None:

@@ -34,11 +34,25 @@ class Block(Protocol):
         """-> x + post(mlp(norm(x))). May reuse x's memory."""
 
 
+class Walk(Protocol):
+    """Layer by layer: to(layer) -> queries (T, Hq, d), keys and values appended; the caller puts their attention into o;
+    leave() finishes the layer, as the next to() does otherwise."""
+
+    o: torch.Tensor
+
+    def to(self, layer: int) -> torch.Tensor: ...
+
+    def leave(self) -> None: ...
+
+
 class Stack(Protocol):
     """All layers at once, where nothing comes between them. step: the store's tables as attention made them."""
 
     def run(self, x: torch.Tensor, turns: Any, step: Any, depth: int) -> None:
         """x (T, D) through the first `depth` layers, in place. turns: cos, sin a layer."""
+
+    def walk(self, x: torch.Tensor, turns: Any, step: Any, depth: int) -> Walk:
+        """The same where somebody else attends."""
 
 
 class Head(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from fewer.kernels.dots import dots
 from fewer.kv.view import View
 
 Positions = list[torch.Tensor]  # per kv-head, ascending
@@ -17,11 +18,13 @@ Positions = list[torch.Tensor]  # per kv-head, ascending
 
 def attention(q: torch.Tensor, view: View) -> list[torch.Tensor]:
     """q (Hq, d) rotated -> per kv-head the softmax (g, n) of its queries over the entries, read segment by segment."""
+    groups = (q * q.shape[-1] ** -0.5).chunk(view.n_heads)
+    keys = [view.key_parts(h) for h in range(view.n_heads)]
+    parts = iter(dots([g for g, of in zip(groups, keys) for _ in of], [k for of in keys for k in of]))
     out = []
-    for h, group in enumerate(q.chunk(view.n_heads)):
-        parts = [group @ keys.to(q.dtype).T for keys in view.key_parts(h)]
-        z = torch.cat(parts, 1) if parts else q.new_zeros(len(group), 0)
-        out.append(torch.softmax(z * q.shape[-1] ** -0.5, -1))
+    for g, of in zip(groups, keys):
+        mine = [next(parts) for _ in of]
+        out.append(torch.softmax(torch.cat(mine, 1) if mine else g.new_zeros(len(g), 0), -1))
     return out
 
 
@@ -47,11 +50,3 @@ def favourites(
 def top(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Ascending places of the k highest scores."""
     return scores.topk(min(k, len(scores))).indices.sort().values
-
-
-def places(held: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Where the positions `wanted` stand among those held (both ascending); those not held are left out."""
-    if not len(held):
-        return torch.zeros(0, dtype=torch.int64)
-    at = torch.searchsorted(held, wanted).clamp(max=len(held) - 1)
-    return at[held[at] == wanted]

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import torch
 
+from fewer.kernels.dots import dots
 from fewer.kv.view import View
 from fewer.parts.local_score import LocalScore
 from fewer.parts.summaries import Summaries
-from fewer.parts.votes import top
 from fewer.seams import Select, budget_knob, knob, resolve_budget
 from fewer.types import Rows, Told
 
@@ -58,42 +59,51 @@ class BestBlocks(Select):
 
     def summarise(self, keys: torch.Tensor, pos: torch.Tensor, h: int, scores: LocalScore | None) -> torch.Tensor:
         """keys (b, size, d), pos (b, size) of kv-head h -> (b, w)."""
-        return torch.cat([keys.amax(1), keys.amin(1)], 1).to(torch.promote_types(keys.dtype, torch.float32))
+        return torch.cat([keys.amax(1), keys.amin(1)], 1)
 
-    def rank(self, q: torch.Tensor, summaries: torch.Tensor) -> torch.Tensor:
-        """q (g, d), summaries (b, w) -> (b,), higher is read first."""
-        return (torch.cat([q.relu(), -(-q).relu()], 1).to(summaries.dtype) @ summaries.T).amax(0)
+    def asks(self, q: torch.Tensor) -> torch.Tensor:
+        """q (H, g, d) -> (H, n, w): a block is worth the greatest product of its summary with its kv-head's n vectors."""
+        return torch.cat([q.clamp_min(0), q.clamp_max(0)], 2)
 
     def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Index) -> list | None:
         if state.limit is None or layer not in state.taking_part:
             return None
-        lens = view.lens().tolist()
-        if max(lens) <= state.limit:
+        lens, limit = view.lens().tolist(), state.limit
+        if max(lens) <= limit:
             return None
+        blocked = {h for h, n in enumerate(lens) if n > limit and n >= self.block}
+        asks = self.asks(q.unflatten(0, (len(lens), -1)))
+        told_by = [self._index(layer, h, state).of(view, h, lens[h]) for h in blocked]
+        worth = dict(zip(blocked, dots([asks[h] for h in blocked], told_by)))
         return [
-            self._places(layer, h, group, n, view, state) for (h, group), n in zip(enumerate(q.chunk(len(lens))), lens)
+            torch.from_numpy(self._places(worth[h].numpy().max(0), n, limit))
+            if h in blocked
+            else torch.arange(max(0, n - limit), n)
+            for h, n in enumerate(lens)
         ]
 
-    def _places(self, layer: int, h: int, q: torch.Tensor, n: int, view: View, state: Index) -> torch.Tensor:
-        """q (g, d) -> ascending places among the n entries of kv-head h, at most the limit."""
-        limit, size = state.limit or n, self.block
-        if n <= limit or n < size:
-            return torch.arange(max(0, n - limit), n)
-        index = state.blocks.get((layer, h))
-        if index is None:
+    def _index(self, layer: int, h: int, state: Index) -> Summaries:
+        if (layer, h) not in state.blocks:
             make = partial(self.summarise, h=h, scores=state.scores.get(layer))
-            index = state.blocks[layer, h] = Summaries(size, make)
-        worth = self.rank(q, index.of(view, h, n))
-        blocks, edge = len(worth), max(0, n - self.recent)
-        newest = min(edge // size, blocks)  # the first block that is read for its age
+            state.blocks[layer, h] = Summaries(self.block, make)
+        return state.blocks[layer, h]
+
+    def _places(self, worth: np.ndarray, n: int, limit: int) -> np.ndarray:
+        """What the blocks of a kv-head with n entries are worth (b,) -> ascending places, at most `limit`."""
+        size, blocks = self.block, len(worth)
+        newest = min(max(0, n - self.recent) // size, blocks)  # the first block that is read for its age
         first = min(-(-self.sinks // size), newest)  # blocks of sinks
         room = (limit - (n - newest * size)) // size - first
         if room < 0:  # hardly a block fits: the newest entries
-            return torch.arange(n - limit, n)
-        chosen = first + top(worth[first:newest], room)
-        chosen = torch.cat([torch.arange(first), chosen])
-        inside = (chosen[:, None] * size + torch.arange(size)).flatten()
-        return torch.cat([inside, torch.arange(newest * size, n)])
+            return np.arange(n - limit, n)
+        middle = worth[first:newest]
+        least = len(middle) - room  # blocks that are not read
+        best = (
+            np.sort(np.argpartition(middle, least)[least:]) if room and least > 0 else np.arange(min(room, len(middle)))
+        )
+        chosen = np.concatenate([np.arange(first), first + best])
+        inside = (chosen[:, None] * size + np.arange(size)).ravel()
+        return np.concatenate([inside, np.arange(newest * size, n)])
 
 
 @dataclass(frozen=True)
@@ -121,5 +131,5 @@ class Represented(BestBlocks):
         wide = torch.promote_types(keys.dtype, torch.float32)
         return keys.gather(1, chosen[:, :, None].expand(-1, -1, keys.shape[2])).to(wide).sum(1)
 
-    def rank(self, q: torch.Tensor, summaries: torch.Tensor) -> torch.Tensor:
-        return summaries @ q.sum(0).to(summaries.dtype)
+    def asks(self, q: torch.Tensor) -> torch.Tensor:
+        return q.sum(1, keepdim=True)

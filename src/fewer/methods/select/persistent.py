@@ -23,7 +23,7 @@ import torch
 
 from fewer.kv.view import View
 from fewer.parts.depth import layers
-from fewer.parts.votes import Positions, favourites, places
+from fewer.parts.votes import Positions, favourites
 from fewer.seams import Select, budget_knob, knob, resolve_budget
 from fewer.types import Rows, Told
 
@@ -64,7 +64,7 @@ class Persistent(Select):
         chosen = state.chosen[row]
         if state.limit is None or layer not in state.taking_part or layer in state.choosing or chosen is None:
             return None
-        return [places(view.positions(h), chosen[h]) for h in range(view.n_heads)]
+        return [view.find(h, chosen[h]) for h in range(view.n_heads)]
 
     def looks(self, layer: int, row: int, told: Told, state: Choice) -> bool:
         return state.limit is not None and layer in state.choosing

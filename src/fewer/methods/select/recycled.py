@@ -64,17 +64,15 @@ class Recycled(Select):
             state.q[layer, row] = now.clone()
             return None
         state.trail.leave(row, layer, Look(last.q, last.pos, last.ranked, last.age + 1))
-        return [self._places(view.positions(h), last, last.ranked[h], state.limit) for h in range(view.n_heads)]
+        return [self._places(h, view, n, last, state.limit) for h, n in enumerate(view.lens().tolist())]
 
     def _strange(self, now: torch.Tensor, last: Look) -> bool:
         return self.similar > -1 and bool(torch.cosine_similarity(now, last.q, 0) < self.similar)
 
-    def _places(self, held: torch.Tensor, last: Look, ranked: torch.Tensor, limit: int) -> torch.Tensor:
-        since = min(limit, len(held) - int(torch.searchsorted(held, last.pos)))
-        wanted = ranked[: limit - since].sort().values
-        old = torch.searchsorted(held, wanted).clamp(max=max(0, len(held) - 1))
-        old = old[held[old] == wanted] if len(held) else old
-        return torch.cat([old, torch.arange(len(held) - since, len(held))])
+    def _places(self, h: int, view: View, n: int, last: Look, limit: int) -> torch.Tensor:
+        since = min(limit, n - view.below(h, last.pos))
+        old = view.find(h, last.ranked[h][: limit - since].sort().values)
+        return torch.cat([old, torch.arange(n - since, n)])
 
     def looks(self, layer: int, row: int, told: Told, state: Looks) -> bool:
         return (layer, row) in state.q

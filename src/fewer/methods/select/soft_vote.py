@@ -16,7 +16,7 @@ import torch
 
 from fewer.kv.view import View
 from fewer.parts.trail import Trail
-from fewer.parts.votes import attention, favourites, places
+from fewer.parts.votes import attention, favourites
 from fewer.seams import Select, budget_knob, knob, resolve_budget
 from fewer.types import Rows, Told
 
@@ -68,4 +68,4 @@ class SoftVote(Select):
         state.trail.leave(row, layer, note)
         middle = note[1][(note[1] >= sinks) & (note[1] < edge)][: max(0, room)]
         wanted = torch.cat([torch.arange(sinks), middle, torch.arange(edge, end)]).to(torch.int32)
-        return [places(p, wanted) for p in held]
+        return [view.find(h, wanted) for h in range(view.n_heads)]
