@@ -16,7 +16,7 @@ import pytest
 from fewer.card import cards, find
 from fewer.errors import UnknownMethod
 from fewer.testing import checks_for, from_card, run_check
-from fewer.testing.checks_pairs import pair
+from fewer.testing.checks_pairs import combination, neighbours
 from fewer.testing.rig import one_thread
 from fewer.testing.verify import _jobs, _timed, verify
 
@@ -50,7 +50,12 @@ def test_row(name, check):
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_pair(a, b):
-    pair(SUBJECTS[a], SUBJECTS[b])
+    combination(SUBJECTS[a], SUBJECTS[b])
+
+
+def test_all_methods_are_good_neighbours():
+    """One batch of every class: each says what it says alone. `fewer verify` does it pair by pair."""
+    neighbours(*(SUBJECTS[name] for name in CLASSES))
 
 
 @pytest.mark.parametrize("name", cards())

@@ -10,7 +10,7 @@ from fewer.card import find
 from fewer.methods.retain.sink_window import SinkWindow
 from fewer.seams import Method
 from fewer.testing import CheckFailed, Rig, Subject, check_method, from_card, from_class, run_check
-from fewer.testing.checks_pairs import combined, neighbours, pair
+from fewer.testing.checks_pairs import combination, combined, neighbours, pair
 from fewer.testing.rig import one_thread
 from tests import broken_parts as parts
 from tests import samples
@@ -192,9 +192,18 @@ def test_a_lossless_method_that_changes_its_neighbour_is_caught():
         pair(on("Parrot", rig), on("TopKeys", rig))
 
 
+@pytest.mark.parametrize(
+    ("one", "rig"), [("Norms", Rig()), ("TopKeys", parts.on_decoder(parts.MixesRequests))], ids=["state", "batch"]
+)
+def test_a_pair_that_is_another_the_second_time_is_caught(one, rig):
+    first = bugged("Norms", "class state") if one == "Norms" else on(one, rig)
+    with pytest.raises(CheckFailed, match="the pair again"):
+        combination(first, on("Skips", rig))
+
+
 def test_neighbours_that_disturb_each_other_are_caught():
     rig = parts.on_decoder(parts.MixesRequests)
-    with pytest.raises(CheckFailed, match="in a batch with the other"):
+    with pytest.raises(CheckFailed, match="in a batch with Half"):
         neighbours(on("Norms", rig), on("Half", rig))
 
 

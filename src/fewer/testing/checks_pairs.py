@@ -17,7 +17,8 @@ from fewer.testing.rig import Played
 from fewer.testing.subject import Subject
 
 PROMPTS = (REPEATS, WORDS)
-OPTIONS: dict[str, Any] = {"max_tokens": 10, "chunk": 16, "logprobs": 0, "seed": 0}
+CHUNK = 16
+OPTIONS: dict[str, Any] = {"max_tokens": 10, "chunk": CHUNK, "logprobs": 0, "seed": 0}
 
 
 def together(a: Subject, b: Subject) -> list[Method]:
@@ -44,22 +45,20 @@ def combined(use: Sequence[Method], name_a: str, name_b: str) -> Seams | None:
 
 
 def pair(a: Subject, b: Subject) -> None:
-    """Side by side in one batch each says what it says alone. In one plan: refused; or it runs, adds up, repeats itself,
-    is the same in a batch; and beside a lossless one the other's text and cache stay."""
+    """Side by side in one batch each says what it says alone; in one plan they are refused, or sound together."""
     neighbours(a, b)
-    if combined(together(a, b), a.name, b.name) is None:
+    combination(a, b)
+
+
+def combination(a: Subject, b: Subject) -> None:
+    """In one plan: refused; or it runs, adds up, says the same again, named in the other order and in a batch; and beside
+    a lossless one the other's text and cache stay."""
+    use = together(a, b)
+    if combined(use, a.name, b.name) is None:
         return
-    rig, use = a.rig, together(a, b)
     first = [_one(a, use, p) for p in PROMPTS]
-    for one, prompt in zip(first, PROMPTS):
-        same_text(_one(a, use, prompt), one, f"the pair again, prompt of {len(prompt)}")
-        if a.seam != b.seam:
-            swapped = _one(a, together(b, a), prompt)
-            same_text(swapped, one, f"the pair named in the other order, prompt of {len(prompt)}")
-    if "batch-invariant" in a.claims & b.claims:
-        requests = [request(p, u, **OPTIONS) for p, u in zip((*PROMPTS, LONG[:40]), (use, use, ()))]
-        for got, want in zip(rig.play(rig.models(), requests, max_rows=40), first):
-            same_text(got, want, f"the pair in a batch, prompt of {len(want.req.prompt)}")
+    for got, want in zip(_again(a, b, use), first):
+        same_text(got, want, f"the pair again, in the other order, in a batch; prompt of {len(want.req.prompt)}")
     for harmless, other in ((a, b), (b, a)):
         judged = (harmless.seam, other.seam) == (
             "propose",
@@ -74,14 +73,26 @@ def pair(a: Subject, b: Subject) -> None:
                 require(gap is None, f"{where}: {gap}")
 
 
-def neighbours(a: Subject, b: Subject) -> None:
-    """Requests with different methods share forwards and nothing else."""
+def _again(a: Subject, b: Subject, use: Sequence[Method]) -> list[Played]:
+    """The same method objects on the same prompts once more, in every way that may not matter: named in the other order
+    if they act at different seams, with a plain request in one batch of small forwards if both claim that."""
+    use = use[::-1] if a.seam != b.seam else use
     if "batch-invariant" not in a.claims & b.claims:
+        return [_one(a, use, p) for p in PROMPTS]
+    requests = [request(p, u, **OPTIONS) for p, u in zip((*PROMPTS, LONG[:40]), (use, use, ()))]
+    return a.rig.play(a.rig.models(), requests, max_rows=40)[: len(PROMPTS)]
+
+
+def neighbours(*subjects: Subject) -> None:
+    """Requests with different methods share forwards and nothing else: all those that claim it, in one batch."""
+    both = [(p, s) for p in PROMPTS for s in subjects if "batch-invariant" in s.claims]
+    if len(both) <= len(PROMPTS):
         return
-    both = [(p, s) for p in PROMPTS for s in (a, b)]
-    got = a.rig.play(a.rig.models(), [request(p, s.use(), **OPTIONS) for p, s in both])
+    rig = subjects[0].rig
+    got = rig.play(rig.models(), [request(p, s.use(), **OPTIONS) for p, s in both], max_rows=len(both) * CHUNK)
     for played, (prompt, s) in zip(got, both):
-        same_text(played, _by_itself(s, prompt), f"{s.name} in a batch with the other, prompt of {len(prompt)}")
+        beside = " and ".join(o.name for o in subjects if o is not s)
+        same_text(played, _by_itself(s, prompt), f"{s.name} in a batch with {beside}, prompt of {len(prompt)}")
 
 
 @functools.lru_cache(maxsize=256)
