@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import pydoc_data.topics
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fewer.errors import BadRequest, CorruptFile, FewerError, ModelError, UnsupportedArchitecture
 from fewer.tokens.load import open_tokenizer, open_vocabulary
 from fewer.tokens.rank_files import Ranked
 from fewer.tokens.ranks import RankCoder
+from tests.cli_tiny import fewer_command  # noqa: F401  (fixture)
 from tests.texts import multilingual
 
 BYTES = [bytes([b]) for b in range(256)]
@@ -197,7 +200,10 @@ def _opened(path: str):
         ("a.model", b"", "no pieces"),
         ("tekken.json", b'{"vocab": [], "config": {}}', "not a tekken file"),
         ("tokenizer.json", b"{", "not JSON"),
+        ("tokenizer.json", b"[" * 200_000, "not JSON"),
         ("tokenizer.json", b'{"model": {}}', "cannot be read"),
+        ("tokenizer.json", b'{"model": null, "decoder": "x"}', "cannot be read"),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [1, 2]}}', "cannot be read"),
         ("a.tgz", b"zip?", "not a package"),
     ],
 )
@@ -213,8 +219,9 @@ def test_a_merge_that_stands_twice(tmp_path: Path, byte_level_json: str) -> None
     merges = data["model"]["merges"]
     merges.append(merges[3])
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
-    with pytest.raises(CorruptFile, match=f"merge {len(merges)} repeats merge 4"):
-        open_vocabulary(str(tmp_path))
+    for opens in (open_vocabulary, open_tokenizer):
+        with pytest.raises(CorruptFile, match=f"merge {len(merges)} repeats merge 4"):
+            opens(str(tmp_path))
 
 
 def test_merges_out_of_order_are_read_by_rank_and_not_followed_exactly(tmp_path: Path, byte_level_json: str) -> None:
@@ -243,6 +250,41 @@ def test_a_tokenizer_that_loses_text_is_reported(tmp_path: Path, byte_level_json
     r = study.compare([v], {"a": "Hello there", "b": "hello there"}, "lossy", lambda _: None)
     assert [row["exact"] for row in r["rows"]] == [False, True]
     assert "exact" in tables.compare(r)[0].columns
+
+
+def test_a_tokenizer_without_bytes_is_measured_as_far_as_it_goes(tmp_path: Path) -> None:
+    from fewer.tokens.measure import study, tables
+
+    words = Tokenizer(models.Unigram([("<unk>", 0.0), ("\u2581tea", -1.0), ("\u2581two", -1.0)], 0, False))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words.save(str(tmp_path / "words.json"))
+    few = Tokenizer(models.BPE({"t": 0}, []))
+    few.decoder = decoders.ByteLevel()
+    few.save(str(tmp_path / "few.json"))
+    v = open_vocabulary(f"words={tmp_path / 'words.json'}")
+    r = study.compare([v], {"a": "tea for two"}, "words", lambda _: None)
+    assert r["rows"][0]["tokens"] == 3 and not r["rows"][0]["exact"]
+    assert r["rows"][0]["fewest"] is None and tables.compare(r)[0].rows[0][6] is None
+    with pytest.raises(BadRequest, match="few makes no token of this text"):
+        study.compare([open_vocabulary(f"few={tmp_path / 'few.json'}")], {"a": "said"}, "few", lambda _: None)
+
+
+def test_ids_may_leave_holes(tmp_path: Path, byte_level_json: str) -> None:
+    data = json.loads(byte_level_json)
+    data["model"]["vocab"] = {token: 3 * i for token, i in data["model"]["vocab"].items()}
+    data["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    v = open_vocabulary(str(tmp_path))
+    assert v.round_trips(SAMPLE) and v.tokens[1] == b"" and v.size == len(data["model"]["vocab"])
+
+
+def test_a_file_that_is_named_in_no_encoding(fewer, tmp_path: Path, byte_level_json: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(byte_level_json)
+    text = os.fsdecode(os.fsencode(tmp_path) + b"/n\xff.txt")
+    Path(text).write_text("tea for two")
+    kept = tmp_path / "kept.json"
+    assert fewer("tokens", "compare", str(tmp_path), "--text", text, "--keep", str(kept)).code == 0
+    assert json.loads(kept.read_text())["rows"][0]["text"] == "n\\udcff.txt"
 
 
 def test_a_large_file_is_compared_a_stretch_at_a_time(

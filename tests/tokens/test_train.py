@@ -422,6 +422,7 @@ def test_bounded_counts_are_never_too_high_and_low_by_the_floor_at_most(keys: li
         ("bpe", {"size": 200}, "smaller than its alphabet"),
         ("bpe", {"digits": "up"}, "digits are cut"),
         ("bpe", {"cut": "(["}, "does not compile"),
+        ("bpe", {"cut": "(?P<a>b)(?P=a)"}, "cannot stand in a tokenizer.json"),
         ("bpe", {"merge": "all"}, "merge is one of"),
         ("bpe", {"longest": 1}, "leaves no merge"),
         ("pathpiece", {"segment": "merges"}, "pathpiece vocabulary is cut by shortest"),
@@ -461,6 +462,14 @@ def test_nothing_is_left_half_written(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(BadRequest, match="No space left"):
         export.save(utf8.tokenizer(), target, {})
     assert [f.name for f in tmp_path.iterdir()] == ["t.json"] and target.read_text() == "before"
+
+
+def test_phrases_on_a_damaged_base(fewer, corpus: Corpus, tmp_path: Path) -> None:
+    twice = '{"model": {"type": "BPE", "vocab": {"a": 0, "aa": 1}, "merges": ["a a", "a a"]}}'
+    for base, named in [("{", "not JSON"), ('{"model": "x"}', "cannot be read"), (twice, "repeats merge 1")]:
+        (tmp_path / "base.json").write_text(base)
+        said = fewer("tokens", "phrases", str(tmp_path / "base.json"), "--text", str(corpus.paths[0]), "-o", "no.json")
+        assert said.code == 2 and named in said.err
 
 
 def test_the_commands(fewer, corpus: Corpus, tmp_path: Path) -> None:

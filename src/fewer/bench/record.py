@@ -62,3 +62,5 @@ def save(path: Path, data: Any) -> None:
         partial.replace(path)
     except OSError as e:
         raise BadRequest(f"cannot write the result {path}: {e.strerror or e}") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -7,10 +7,8 @@ Results go to stdout, what is being done to stderr. Only commands that ask a mod
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,13 +16,13 @@ from fewer.cli import options as o
 from fewer.cli import tokens_dynamic, tokens_probe, tokens_train, tokens_transplant
 from fewer.cli.results import Html, check, deliver, telling
 from fewer.cli.session import to_stdout
+from fewer.cli.tokens_shared import headed, opened, shown
 from fewer.errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fewer.tokens.train.corpus import Corpus
-    from fewer.tokens.vocabulary import Vocabulary
 
 app = typer.Typer(help="Compare, report on and train tokenizers.", no_args_is_help=True)
 app.command("train")(tokens_train.train)
@@ -79,15 +77,15 @@ def compare(
     with telling() as say:
         held: dict[str, str | Corpus] = {}
         for path in texts:
-            name = Path(path).name if named else path
+            name = shown(Path(path).name if named else path)
             large = Path(path).is_file() and Path(path).stat().st_size > LARGE
             held[name] = Corpus([Path(path)], _tenths(name, say)) if large else read_file(path).text
         if not texts and (piped := read_stdin()):
             held = {"standard input": piped}
         if not held:
             raise BadRequest("there is nothing to compare on: give --text FILE or pipe a text")
-        found = _open(tokenizers, say)
-        result = _head("tokens compare") | study.compare(found, held, reference or found[0].name, say)
+        found = opened(tokenizers, say)
+        result = headed("tokens compare") | study.compare(found, held, reference or found[0].name, say)
     deliver(result, as_json, None, html, keep, tables.compare(result))
 
 
@@ -118,8 +116,8 @@ def report(
 
     with telling() as say:
         words = open_lexicon(lexicon) if lexicon else None
-        found = _open(tokenizers or KNOWN, say)
-        result = _head("tokens report") | study.report(found, reference or found[0].name, say, languages, words)
+        found = opened(tokenizers or KNOWN, say)
+        result = headed("tokens report") | study.report(found, reference or found[0].name, say, languages, words)
     deliver(result, as_json, None, html, keep, tables.report(result))
 
 
@@ -144,7 +142,7 @@ def trial(
     wanted = languages or list(ways.LANGUAGES)
     with telling() as say:
         words = open_lexicon(DICTIONARY) if "tr" in wanted else None
-        result = _head("tokens trial") | ways.trial(wanted, size, say, words)
+        result = headed("tokens trial") | ways.trial(wanted, size, say, words)
     deliver(result, as_json, None, html, keep, tables.trial(result))
 
 
@@ -162,7 +160,7 @@ def encode(
     from fewer.tokens.measure.numbers import group_digits
 
     with telling() as say:
-        (v,) = _open([tokenizer], say)
+        (v,) = opened([tokenizer], say)
     asked = read_stdin() if text == "-" else text
     ids = group_digits(v, asked, group) if group else v.encode(asked)
     if as_json:
@@ -182,19 +180,3 @@ def _tenths(name: str, say: Callable[[str], None]) -> Callable[[int, int], None]
             say(f"{name}: {10 * said}% of {total / 1e6:,.0f} MB")
 
     return progress
-
-
-def _open(sources: list[str], say: Any) -> list[Vocabulary]:
-    from fewer.tokens.load import open_vocabulary
-
-    found = []
-    for source in sources:
-        say(f"opening {source}")
-        found.append(open_vocabulary(source))
-    return found
-
-
-def _head(what: str) -> dict[str, Any]:
-    from fewer.bench.record import head
-
-    return head(what, shlex.join(["fewer", *sys.argv[1:]]), 0)

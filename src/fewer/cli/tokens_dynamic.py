@@ -9,6 +9,7 @@ import typer
 
 from fewer.cli import options as o
 from fewer.cli.results import check, deliver, telling
+from fewer.cli.tokens_shared import headed
 from fewer.errors import BadRequest
 
 
@@ -34,7 +35,6 @@ def dynamic(
         raise BadRequest("--merges and --minutes cannot be negative")
     from fewer.bench.sheets import Sheet
     from fewer.cli.session import on_interrupt
-    from fewer.cli.tokens import _head
     from fewer.tokens.transfer import adapt, ends, texts
     from fewer.tokens.transfer import dynamic as work
     from fewer.tokens.transfer.transplant import body
@@ -50,7 +50,7 @@ def dynamic(
         judged = texts.judged(languages or [*texts.LANGUAGES, *texts.OTHERS], nbytes)
         dense, embed, scale = body(held), held.matrix("embed"), held.weights().spec.embed_scale
         ways = {"means": work.means(embed, scale)}
-        result: dict[str, Any] = _head("tokens dynamic") | {"seed": seed, "model": model}
+        result: dict[str, Any] = headed("tokens dynamic", seed) | {"model": model}
         if minutes:
             lessons = adapt.Lessons("hyper", minutes, seed)
             net = adapt.Net(held, dense, seed)

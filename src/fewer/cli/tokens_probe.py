@@ -9,6 +9,7 @@ import typer
 
 from fewer.cli import options as o
 from fewer.cli.results import Html, check, deliver, telling
+from fewer.cli.tokens_shared import headed, lines, opened
 
 Keep = Annotated[Path | None, typer.Option("--keep", help="Also keep the result as this JSON file.")]
 
@@ -32,7 +33,6 @@ def glitch(
     """Tokens the model hardly saw in training: ranked by its weights, verified by asking for them."""
     check(html, keep)
     import fewer
-    from fewer.cli.tokens import _head
     from fewer.errors import BadRequest
     from fewer.models.resolve import resolve
     from fewer.models.source import open_source
@@ -45,7 +45,7 @@ def glitch(
         say("loading the model")
         path = resolve(model)
         engine = fewer.open(path, threads=threads)
-        result = _head("tokens glitch") | {"model": path.name, "seed": seed}
+        result = headed("tokens glitch", seed) | {"model": path.name}
         result |= probe.find(engine, open_source(path), say, count, unused, seed)
     deliver(result, as_json, None, html, keep, tables.glitch(result))
 
@@ -67,8 +67,6 @@ def adversarial(
 ) -> None:
     """Strings this vocabulary cuts across a word border; with --ask, what that costs a model."""
     check(html, keep)
-    from fewer.cli.tokens import _head, _open
-    from fewer.cli.tokens_train import _lines
     from fewer.errors import BadRequest
     from fewer.tokens.probe import adversarial as probe
     from fewer.tokens.probe import tables
@@ -76,9 +74,9 @@ def adversarial(
     if count < 1:
         raise BadRequest(f"--count {count}: ask for at least one string")
     with telling() as say:
-        (v,) = _open([vocabulary], say)
-        traps, controls = probe.build(v, count, seed, _lines(words) if words is not None else None)
-        result = _head("tokens adversarial") | {"vocabulary": v.name, "seed": seed}
+        (v,) = opened([vocabulary], say)
+        traps, controls = probe.build(v, count, seed, lines(words) if words is not None else None)
+        result = headed("tokens adversarial", seed) | {"vocabulary": v.name}
         if ask is not None:
             import fewer
 

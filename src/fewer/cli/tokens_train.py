@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 from fewer.cli import options as o
 from fewer.cli.console import _bar, err
 from fewer.cli.session import to_stdout
+from fewer.cli.tokens_shared import lines
 from fewer.errors import BadRequest
 from fewer.report import check_target
 
@@ -55,7 +56,7 @@ def train(
     wanted = recipe.point(
         point, size=size, cut=cut, digits=digits, merge=merge, build=build, segment=segment, longest=longest, seed=seed
     )
-    kept = _lines(terms) if terms is not None else []
+    kept = lines(terms) if terms is not None else []
     with _working(texts) as (corpus, say):
         trained = recipe.train(wanted, corpus, say, kept)
     path = export.save(trained.backend, out, trained.made)
@@ -63,7 +64,7 @@ def train(
 
 
 def phrases(
-    base: Annotated[Path, typer.Argument(help="A byte-level BPE's tokenizer.json.")],
+    base: Annotated[str, typer.Argument(help="A byte-level BPE: a tokenizer.json, or a model's own.")],
     *,
     texts: Texts,
     out: Out = Path("tokenizer.json"),
@@ -74,17 +75,15 @@ def phrases(
 ) -> None:
     """Add the most frequent phrases of a corpus to a tokenizer (Multi-Word Tokenizer)."""
     check_target(out)
-    from fewer.tokens.train import boundless, export, recipe
+    from fewer.tokens.load import open_tokenizer
+    from fewer.tokens.train import boundless, export
 
-    try:
-        held = recipe.from_json(base.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"{base} cannot be read: {error}") from None
+    held = json.loads(open_tokenizer(base).backend.to_str())
     with _working(texts) as (corpus, say):
         if corpus is None:
             raise BadRequest("give a corpus the phrases are counted in: --text FILE")
         backend, found = boundless.add_phrases(held, corpus, count, most, say)
-    made: dict[str, Any] = {"base": str(base), "phrases": found, "tokens": backend.get_vocab_size()}
+    made: dict[str, Any] = {"base": base, "phrases": found, "tokens": backend.get_vocab_size()}
     path = export.save(backend, out, made)
     _said(path, made | {"phrases": len(found)}, as_json)
 
@@ -107,14 +106,6 @@ def ways(as_json: o.Json = False, debug: o.Debug = False) -> None:
     for name, (r, idea) in POINTS.items():
         table.add_row(name, r.cut, r.merge, r.build, r.segment, idea)
     Console(highlight=False).print(table)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"{path} cannot be read as lines of UTF-8: {error}") from None
-    return [line for line in dict.fromkeys(lines) if line]
 
 
 @contextmanager
@@ -140,4 +131,6 @@ def _said(path: Path, made: dict[str, Any], as_json: bool) -> None:
     if as_json:
         to_stdout(json.dumps({"path": str(path)} | made, ensure_ascii=False) + "\n")
     else:
-        to_stdout(f"{path}: {made['tokens']} tokens\n")
+        asked = made.get("recipe", {}).get("size", 0)
+        short = f" of the {asked} asked for; the corpus makes no more" if made["tokens"] < asked else ""
+        to_stdout(f"{path}: {made['tokens']} tokens{short}\n")

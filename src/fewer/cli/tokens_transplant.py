@@ -9,6 +9,7 @@ import typer
 
 from fewer.cli import options as o
 from fewer.cli.results import Html, check, deliver, telling
+from fewer.cli.tokens_shared import headed, shown
 from fewer.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ def transplant(
     if out is not None:
         check_folder(out, force)
     from fewer.cli.session import on_interrupt
-    from fewer.cli.tokens import _head
     from fewer.tokens.transfer import adapt as training
     from fewer.tokens.transfer import bits, folder
     from fewer.tokens.transfer import transplant as work
@@ -88,7 +88,7 @@ def transplant(
         say(f"opening {model}")
         old, new = open_model(model), open_target(to)
         held = _texts(languages, texts, nbytes) if report else {}
-        result: dict[str, Any] = _head("tokens transplant") | {"seed": seed}
+        result: dict[str, Any] = headed("tokens transplant", seed)
         if lessons is None and out is None:
             result |= work.report(old, new, ways, knobs, held, say)
         else:
@@ -133,8 +133,8 @@ def _texts(languages: list[str], files: list[str], nbytes: int) -> dict[str, str
     names = languages or ([] if files else [*LANGUAGES, *OTHERS])
     out = judged(names, nbytes)
     for path in files:
-        text = read_file(path).text
-        out[path] = text.encode()[:nbytes].decode(errors="ignore")
-        if not out[path].strip():
+        name, text = shown(path), read_file(path).text
+        out[name] = text.encode()[:nbytes].decode(errors="ignore")
+        if not out[name].strip():
             raise BadRequest(f"{path} holds no text to judge by")
     return out

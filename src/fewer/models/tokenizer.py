@@ -78,7 +78,8 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """One more than the highest id. A model's embedding may have more rows (padding)."""
-        return max(self.backend.get_vocab_size(), *(i + 1 for i in self._added), 0)
+        highest = max(self.backend.get_vocab().values(), default=-1)  # ids may leave holes
+        return max(self.backend.get_vocab_size(), highest + 1)
 
     def encode(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
         """Ids of `text`. `special`: control strings become control ids. `bos`: put BOS first (None: the model's habit);

@@ -53,11 +53,16 @@ def open_tokenizer(source: str) -> tokenizer.Tokenizer:
     lower = path.name.lower()
     if lower.endswith(".tgz"):
         with _unpacked(path) as file:
+            _check_merges(_read(file), path)
             return tokenizer.from_file(file)
-    held = _tekken(path, name) if lower.endswith(".json") else _held(path, name, pattern)
-    if held is None:
-        return tokenizer.from_file(path)
-    return tokenizer.wrap(held.standard()) if isinstance(held, rank_files.Ranked) else held
+    if not lower.endswith(".json"):
+        held = _held(path, name, pattern)
+        return tokenizer.wrap(held.standard()) if isinstance(held, rank_files.Ranked) else held
+    data = _read(path)
+    if _is_tekken(data):
+        return tokenizer.wrap(rank_files.tekken(data, path, name).standard())
+    _check_merges(data, path)
+    return tokenizer.from_file(path)
 
 
 def located(source: str) -> tuple[Path, str, str]:
@@ -120,23 +125,21 @@ def from_tokenizer(model: tokenizer.Tokenizer, name: str, kind: str) -> Vocabula
     )
 
 
-def _tekken(path: Path, name: str) -> rank_files.Ranked | None:
-    """What a JSON file holds if it is a tekken.json."""
-    data = _read(path)
-    return rank_files.tekken(data, path, name) if {"vocab", "config"} <= data.keys() else None
+def _is_tekken(data: Mapping[str, Any]) -> bool:
+    return {"vocab", "config"} <= data.keys()
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{path} is not JSON: {error}. Fetch it again.") from error
     return data if isinstance(data, dict) else {}
 
 
 def _json(path: Path, name: str) -> Vocabulary:
     data = _read(path)
-    if {"vocab", "config"} <= data.keys():
+    if _is_tekken(data):
         return rank_files.tekken(data, path, name).vocabulary()
     _check_merges(data, path)
     if _of_bytes(data):
@@ -144,25 +147,26 @@ def _json(path: Path, name: str) -> Vocabulary:
     return from_tokenizer(tokenizer.from_file(path), name, "tokenizer.json")
 
 
-def _check_merges(data: dict[str, Any], path: Path) -> None:
-    """Raises CorruptFile for a merge that stands twice. One before those that make its parts is no fault: gpt-oss's file
-    lists every way to split a token, and merging goes by rank whatever the order."""
-    model = data.get("model")
-    merges = model.get("merges") if isinstance(model, dict) else None
-    if not isinstance(merges, list):
-        return
-    pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in merges]
-    seen: dict[tuple[str, ...], int] = {}
-    for i, pair in enumerate(pairs, 1):
-        if seen.setdefault(pair, i) != i:
-            raise CorruptFile(f"{path}: merge {i} repeats merge {seen[pair]}, {pair}; each may stand once")
+def _check_merges(data: Mapping[str, Any], path: Path) -> None:
+    """`data`: a tokenizer.json's content. Raises CorruptFile for a merge that stands twice. One before those that make its
+    parts is no fault: gpt-oss's file lists every way to split a token, and merging goes by rank whatever the order."""
+    merges = _part(data, "model").get("merges")
+    seen: dict[str, int] = {}
+    for i, merge in enumerate(merges if isinstance(merges, list) else [], 1):
+        if seen.setdefault(repr(merge), i) != i:
+            raise CorruptFile(f"{path}: merge {i} repeats merge {seen[repr(merge)]}, {merge}; each may stand once")
 
 
 def _of_bytes(data: dict[str, Any]) -> bool:
     """Whether its alphabet is the 256 characters of Latin-1, each standing for a byte (tokens/train/export.py)."""
-    vocab = data.get("model", {}).get("vocab", {})
-    fused = (data.get("decoder") or {}).get("type") == "Fuse"
+    vocab, fused = _part(data, "model").get("vocab"), _part(data, "decoder").get("type") == "Fuse"
     return fused and isinstance(vocab, dict) and all(chr(b) in vocab for b in range(256))
+
+
+def _part(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What stands there if it is an object, else nothing; `tokenizers` says what is wrong."""
+    part = data.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _bytes(path: Path, name: str) -> Vocabulary:

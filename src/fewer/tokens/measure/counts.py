@@ -40,8 +40,8 @@ class Count:
 
 
 def count(vocabulary: Vocabulary, text: str | Iterable[str]) -> Count:
-    """Encode once and count; a text in stretches is never held whole. Raises BadRequest for an empty text or one of white
-    space alone."""
+    """Encode once and count; a text in stretches is never held whole. Raises BadRequest for an empty text, one of white
+    space alone, or one the vocabulary makes nothing of."""
     nbytes = words = tokens = 0
     seconds, exact = 0.0, True
     for part in [text] if isinstance(text, str) else text:
@@ -53,6 +53,8 @@ def count(vocabulary: Vocabulary, text: str | Iterable[str]) -> Count:
         nbytes, words, tokens = nbytes + len(data), words + len(part.split()), tokens + len(ids)
     if not words:
         raise BadRequest("the text has no words; give one that is not empty")
+    if not tokens:
+        raise BadRequest(f"{vocabulary.name} makes no token of this text, so there is nothing to count; leave it out")
     return Count(nbytes, words, tokens, exact, seconds)
 
 

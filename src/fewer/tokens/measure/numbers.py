@@ -36,10 +36,13 @@ def pieces(vocabulary: Vocabulary, number: str) -> list[int]:
 
 def chunking(vocabulary: Vocabulary, seed: int = 0, per_length: int = 20, longest: int = 12) -> dict[str, object]:
     """rule: "digit by digit", "from the left by k", "from the right by k" or "learned"; and the shares of random
-    numbers, of 1 to `longest` digits, whose chunks are those of the nearest rule, and whose last chunk is whole."""
+    numbers, of 1 to `longest` digits, whose chunks are those of the nearest rule, and whose last chunk is whole. A
+    vocabulary that drops digits has the rule "dropped"."""
     rng = random.Random(seed)
     numbers = [str(rng.randrange(10 ** (n - 1), 10**n)) for n in range(1, longest + 1) for _ in range(per_length)]
     cuts = [pieces(vocabulary, number) for number in numbers]
+    if not all(cuts):
+        return {"rule": "dropped", "nearest": "dropped", "follows": 0.0, "digits_per_token": 0.0}
     widest = max(max(cut) for cut in cuts)
     rules = [("digit by digit", 1, "left")]
     rules += [(f"from the {side} by {k}", k, side) for side in ("left", "right") for k in range(2, widest + 1)]

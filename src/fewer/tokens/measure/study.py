@@ -49,7 +49,7 @@ def compare(
                     "bytes_per_token": c.bytes_per_token,
                     "fertility": c.fertility,
                     "nsl": 0.0,
-                    "fewest": shortest.count(v.decode(ids)),
+                    "fewest": _fewest(shortest, v.decode(ids)),
                     "tokens_measured": len(ids),
                     "bytes_measured": len(text.encode()),
                     "coverage": classes.coverage(v, text),
@@ -112,7 +112,7 @@ def report(
                 inexact.append(code)
             if code in named:
                 by_part[v.name][code] = [len(v.encode(part)) for part in t.parts]
-                row["fewest"][v.name] = shortest.count(v.decode(v.encode(t.text)))
+                row["fewest"][v.name] = _fewest(shortest, v.decode(v.encode(t.text)))
         for code, t in short.items():
             out["names"][code]["tokens"][v.name] = sum(len(v.encode(part)) for part in t.parts)
             out["names"][code]["english"][v.name] = sum(len(v.encode(part)) for part in t.other)
@@ -126,6 +126,14 @@ def report(
         }
     out["same"] = classes.duplicates(vocabularies)
     return out
+
+
+def _fewest(shortest: Shortest, data: bytes) -> int | None:
+    """None where the vocabulary has no token for a byte of what it made of the text (it does not keep text then)."""
+    try:
+        return shortest.count(data)
+    except BadRequest:
+        return None
 
 
 def _beginning(corpus: Corpus) -> str:

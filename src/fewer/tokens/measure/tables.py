@@ -19,7 +19,7 @@ def compare(r: dict[str, Any]) -> list[Sheet]:
     rows = [
         [
             x["tokenizer"], x["text"], x["bytes_per_token"], x["tokens"], x["fertility"], x["nsl"],
-            x["tokens_measured"] / x["fewest"] - 1, x["coverage"], x["exact"], x["bytes_per_second"] / 1e6,
+            _over(x["tokens_measured"], x["fewest"]), x["coverage"], x["exact"], x["bytes_per_second"] / 1e6,
         ]
         for x in r["rows"]
     ]  # fmt: skip
@@ -141,9 +141,14 @@ def _above(r: dict[str, Any], names: list[str]) -> Sheet:
     rows: list[list[Value]] = []
     for language, (code, _) in _with_prose(r):
         x = r["udhr"][code]
-        rows.append([language, *(100 * (x["tokens"][n] / x["fewest"][n] - 1) for n in names)])
+        above = (_over(x["tokens"][n], x["fewest"][n]) for n in names)
+        rows.append([language, *(None if a is None else 100 * a for a in above)])
     note = "% of tokens beyond the shortest path over the same vocabulary: what cutting into words and merging costs."
     return Sheet("Above the fewest possible", note, ["language", *names], rows)
+
+
+def _over(tokens: int, fewest: int | None) -> float | None:
+    return tokens / fewest - 1 if fewest else None
 
 
 def _short(r: dict[str, Any], names: list[str]) -> Sheet:
@@ -173,7 +178,7 @@ def _what_they_are(r: dict[str, Any]) -> list[Sheet]:
     shares: list[list[Value]] = []
     for t in r["tokenizers"]:
         c, n = t["classes"], t["numbers"]
-        whole = c["size"]["ordinary"]
+        whole = max(1, c["size"]["ordinary"])
         start, inside = c["place"].get("start", 0), c["place"].get("inside", 0)
         rows.append(
             [

@@ -114,7 +114,7 @@ def with_phrases(base: Mapping[str, Any], phrases: Sequence[str]) -> Tokenizer:
     ]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     made["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*splits, level]}
-    free = max([*made["model"]["vocab"].values(), *(t["id"] for t in made["added_tokens"])]) + 1
+    free = max([*made["model"]["vocab"].values(), *(t["id"] for t in made.get("added_tokens", []))]) + 1
     for i, phrase in enumerate(phrases):
         made["model"]["vocab"][export.spelled(phrase.encode())] = free + i
     made["model"]["ignore_merges"] = True

@@ -39,10 +39,14 @@ def unspelled(token: str) -> bytes:
 
 
 def byte_level(backend: Tokenizer, pattern: str) -> Tokenizer:
-    """Put the cut, the byte alphabet and its decoder around a model."""
+    """Put the cut, the byte alphabet and its decoder around a model. Raises BadRequest for a cut Oniguruma does not read."""
+    try:
+        cut = Regex(pattern)
+    except Exception as error:  # `tokenizers` raises bare Exception
+        raise BadRequest(f"the pattern {pattern!r} cannot stand in a tokenizer.json: {error}") from None
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.Split(cut, "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -89,22 +93,26 @@ def add_terms(backend: Tokenizer, terms: Sequence[str]) -> None:
 
 
 def save(backend: Tokenizer, path: Path, made: Mapping[str, object]) -> Path:
-    """Write tokenizer.json in one piece, and beside it how it was made (.recipe.json). Raises BadRequest."""
+    """Write tokenizer.json, and beside it how it was made (.recipe.json); both are whole before
+    either takes its place. Raises BadRequest."""
     target = path.expanduser().absolute()
+    texts = {
+        target.with_suffix(".recipe.json"): json.dumps(made, indent=1, ensure_ascii=False) + "\n",
+        target: backend.to_str(pretty=False),
+    }
+    written: dict[Path, Path] = {}
     try:
-        for file, text in [
-            (target.with_suffix(".recipe.json"), json.dumps(made, indent=1, ensure_ascii=False) + "\n"),
-            (target, backend.to_str(pretty=False)),
-        ]:
+        for file, text in texts.items():
             fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{file.name}.")
-            try:
-                with os.fdopen(fd, "w", encoding="utf-8") as out:
-                    out.write(text)
-                Path(name).chmod(0o644)
-                Path(name).replace(file)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            written[file] = Path(name)
+            with os.fdopen(fd, "w", encoding="utf-8") as out:
+                out.write(text)
+            Path(name).chmod(0o644)
+        for file, made_of in written.items():
+            made_of.replace(file)
     except OSError as error:
         raise BadRequest(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
+        for made_of in written.values():
+            made_of.unlink(missing_ok=True)
     return target

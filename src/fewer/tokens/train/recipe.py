@@ -14,7 +14,6 @@ Axes combine freely except where one has no meaning for another; then the error 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -171,14 +170,3 @@ def point(name: str, **knobs: object) -> Recipe:
     if name not in POINTS:
         raise BadRequest(f"{name!r} is not a way to train; have: {', '.join(POINTS)}")
     return replace(POINTS[name][0], **{k: v for k, v in knobs.items() if v is not None})  # type: ignore[arg-type]
-
-
-def from_json(text: str) -> Mapping[str, object]:
-    """A tokenizer.json's content. Raises BadRequest."""
-    try:
-        held = json.loads(text)
-    except ValueError as error:
-        raise BadRequest(f"the base tokenizer is not JSON: {error}") from None
-    if not isinstance(held, dict) or "model" not in held:
-        raise BadRequest("the base tokenizer is not a tokenizer.json")
-    return held

@@ -131,5 +131,5 @@ def load(path: Path) -> Typed:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         return Typed(Tokenizer.from_str(json.dumps(held["base"])), held["terms"], held["size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # `tokenizers` raises bare Exception
         raise CorruptFile(f"{path} is not a typed tokenizer: {error}") from None
