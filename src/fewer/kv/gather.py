@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from fewer.kernels.native import native
-from fewer.kv.memory import empty
 from fewer.kv.segment import Buffer, Meter, Segment
 
 
@@ -24,7 +23,7 @@ def gather(segments: list[Segment], table: np.ndarray, idx: list[torch.Tensor], 
     lens = np.array([len(i) for i in idx], dtype=np.int64)
     first = np.concatenate([[0], np.cumsum(lens)])
     places = torch.cat(list(idx)).to(torch.int64)
-    k, v = (empty((int(first[-1]), model.shape[1]), model.dtype) for _ in range(2))
+    k, v = (torch.empty(int(first[-1]), model.shape[1], dtype=model.dtype) for _ in range(2))
     pos = torch.empty(len(k), dtype=torch.int32)
     row = model.shape[1] * model.dtype.itemsize
     copy(

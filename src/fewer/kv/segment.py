@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from fewer.kernels.codes import CODES
-from fewer.kv.memory import copied, empty
 
 DTYPE_CODE = {torch.float32: 0, torch.float16: 1}
 
@@ -110,7 +109,7 @@ class Segment:
 def pack_stacked(meter: Meter, k: torch.Tensor, v: torch.Tensor, pos: torch.Tensor) -> Segment:
     """One raw segment from k, v (H, n, d) and pos (H, n), all heads alike: a fresh, exactly sized allocation."""
     heads, n, d = k.shape
-    k, v, pos = (copied(t) for t in (k, v, pos))
+    k, v, pos = (t.clone(memory_format=torch.contiguous_format) for t in (k, v, pos))
     nbytes = k.nbytes + v.nbytes + pos.nbytes
     start, lens = np.arange(heads) * n, np.full(heads, n)
     return Segment(Buffer(meter, nbytes), k.view(-1, d), v.view(-1, d), pos.view(-1), start, lens)
@@ -119,9 +118,7 @@ def pack_stacked(meter: Meter, k: torch.Tensor, v: torch.Tensor, pos: torch.Tens
 def pack_heads(meter: Meter, ks: list[torch.Tensor], vs: list[torch.Tensor], ps: list[torch.Tensor]) -> Segment:
     """One raw segment from per-head k (n_h, d), v (n_h, d), pos (n_h,): a fresh, exactly sized allocation."""
     lens = np.array([len(p) for p in ps], dtype=np.int64)
-    shape = (int(lens.sum()), ks[0].shape[1])
-    k, v = (torch.cat(of, out=empty(shape, of[0].dtype, of[0].device)) for of in (ks, vs))
-    pos = torch.cat(ps)
+    k, v, pos = torch.cat(ks), torch.cat(vs), torch.cat(ps)
     nbytes = k.nbytes + v.nbytes + pos.nbytes
     return Segment(Buffer(meter, nbytes), k, v, pos, np.concatenate([[0], np.cumsum(lens)[:-1]]), lens)
 

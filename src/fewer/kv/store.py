@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from fewer.kv.memory import empty
 from fewer.kv.segment import Buffer, Encoded, Meter, Segment, mean, pack_stacked
 from fewer.kv.view import View
 from fewer.models.spec import Spec
@@ -167,7 +166,7 @@ class Store:
             self._freeze(s)
             s.cap = max(m, min(512, max(32, self._rows(s) // 8)))
             shape = (depth, self.spec.n_kv_heads, s.cap, self.spec.head_dim)
-            s.k, s.v = (empty(shape, self.dtype, self.device) for _ in range(2))
+            s.k, s.v = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
             s.pos = torch.zeros(shape[:3], dtype=torch.int32, device=self.device)
             s.buffer = Buffer(self.meter, s.k.nbytes + s.v.nbytes + s.pos.nbytes)
             s.flat = list(zip(s.k.flatten(1, 2), s.v.flatten(1, 2), s.pos.flatten(1)))
