@@ -116,7 +116,7 @@ class Tokenizer:
         of their name. Raises BadRequest for a negative id."""
         if token_id < 0:
             raise BadRequest(f"token id {token_id} is negative")
-        token = self.backend.id_to_token(token_id) if token_id < self.vocab_size else None
+        token = self.backend.id_to_token(token_id) if token_id < 1 << 32 else None  # the backend's ids are 32 bits
         if token is None:
             return b""
         if not self.byte_level:
