@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import ModuleType
 
 import pytest
 import torch
@@ -53,6 +54,18 @@ def test_timed_once_a_model(timings):
     assert curve(tiny_model(seed=1)) == first and len(calls) == 1  # weights of other values cost the same
     assert curve(tiny_model(layers=2)) == first and len(calls) == 2
     assert len(list((folder / "rows").iterdir())) == 2
+
+
+def test_other_kernels_are_timed_anew(timings, monkeypatch, tmp_path):
+    _, calls, _ = timings
+    for build in ("one", "two", "one again"):
+        library = tmp_path / f"{build}.so"
+        library.write_text(build.split()[0])
+        module = ModuleType("_native")
+        module.__file__ = str(library)
+        monkeypatch.setattr(costs, "native", module)
+        curve(tiny_model())
+    assert len(calls) == 2
 
 
 def test_what_is_kept_can_be_damaged_or_missing(timings, monkeypatch):

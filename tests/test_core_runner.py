@@ -41,6 +41,26 @@ def test_requests_share_forwards():
     assert model.work.forwards == 8  # three pieces of the longer prompt, the first shared; then five tokens
 
 
+class Letters:
+    """A detokenizer: token 0 is a."""
+
+    def push(self, token: int) -> str:
+        return chr(97 + token)
+
+    def flush(self) -> str:
+        return ""
+
+
+@pytest.mark.parametrize(("least", "text", "count"), [(0, "a", 3), (2, "a", 3), (3, "abca", 6), (9, "abcabcabca", 10)])
+def test_a_stop_string_ends_the_text_after_min_tokens(least, text, count):
+    r, shown = request([1], max_tokens=10, stop=("bc",), min_tokens=least), list[str]()
+    r.detok, r.on_text = Letters(), shown.append
+    while not r.accept(len(r.tokens) % 3):
+        pass
+    assert (r.text, len(r.tokens), "".join(shown)) == (text, count, text)
+    assert r.finish_reason == ("length" if least == 9 else "stop")
+
+
 def test_a_forward_has_at_most_max_rows():
     class Bounded(Decoder):
         def forward(self, step, store):

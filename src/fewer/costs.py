@@ -1,7 +1,7 @@
 """What a forward of M rows costs beside one of a single row: how many drafted rows are worth their place.
 
     curve(decoder)   from the cache folder; else timed once, a second or so, and kept there for this model (its structure,
-                     bytes and types), processor, instruction set, threads and version of fewer
+                     bytes and types), processor, instruction set, threads, version of fewer and compiled library
     NOMINAL          where nothing can be timed, and where the clock must have no say
     Costs            a curve that the forwards of real requests correct
 
@@ -12,6 +12,7 @@ does not know is the length of the context; `Costs` learns what it adds.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -21,11 +22,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from fewer import __version__
 from fewer.kernels.cpu import features, processor
+from fewer.kernels.native import native
 from fewer.models.decoder import Decoder
 from fewer.models.fetch import cache_folder
 from fewer.models.size import weight_bytes
@@ -167,7 +170,14 @@ def _key(decoder: Decoder) -> str:
     cpu = features()
     model = (repr(decoder.spec), weight_bytes(decoder), str(decoder.dtype), str(decoder.kv_dtype), decoder.device)
     machine = (processor(), cpu.get("isa", "torch"), cpu.get("threads", 0), os.cpu_count())
-    return hashlib.sha256(repr((model, machine, __version__)).encode()).hexdigest()[:24]
+    return hashlib.sha256(repr((model, machine, __version__, _library(native))).encode()).hexdigest()[:24]
+
+
+@functools.cache
+def _library(compiled: ModuleType | None) -> str:
+    """The compiled kernels in one word: built anew from other code they are other kernels of the same version."""
+    path = None if compiled is None else compiled.__file__
+    return "none" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _keep(path: Path, found: Curve) -> None:

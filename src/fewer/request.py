@@ -71,6 +71,7 @@ class Request:
     pace: Pace | None = None  # decides how much of a draft is verified; None = all of every draft
     max_context: int | None = None  # positions the model was made for; None = no limit for this plan
     _shown: int = 0
+    _owed: int = 0  # characters of the text that min_tokens asks for: no stop string ends there
 
     def __post_init__(self) -> None:
         self.told.greedy = self.sampler.params.temperature == 0
@@ -120,7 +121,12 @@ class Request:
         return self.finish_reason == "stop" and self.tokens[-1] not in self.sampler.stops
 
     def _cut_at_stop(self) -> bool:
-        at = [i for s in self.sampler.params.stop if (i := self.text.find(s)) >= 0]
+        """Does a stop string end the text? Not one that is complete within the first min_tokens tokens."""
+        if len(self.tokens) <= self.sampler.params.min_tokens:
+            self._owed = len(self.text)
+            return False
+        first = [(s, max(0, self._owed - len(s) + 1)) for s in self.sampler.params.stop]
+        at = [i for s, begin in first if (i := self.text.find(s, begin)) >= 0]
         if at:
             self.text = self.text[: min(at)]
         return bool(at)

@@ -20,8 +20,8 @@ from fewer.testing.held import require
 from fewer.testing.rig import Played, Rig, empty
 from fewer.testing.subject import Knobs, Subject
 
-BATCH = (SHORT, WORDS, LONG[:33], LONG[:70])
-ENGINES = ((WORDS, 0), (LONG[:50], 5))  # prompt, seed of the model
+BATCH = (SHORT, WORDS, LONG[:60])
+ENGINES = ((WORDS, 0), (LONG[:33], 5))  # prompt, seed of the model
 
 
 def deterministic(subject: Subject) -> None:
@@ -51,7 +51,7 @@ def _a_b_a(subject: Subject, use: Sequence[Method], knobs: Knobs) -> tuple[list[
     runner = subject.rig.runner(subject.rig.models())
     ways: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 11}]
     first = [_on(runner, subject.rig, use, WORDS, **o) for o in ways]
-    _on(runner, subject.rig, use, LONG[:70])
+    _on(runner, subject.rig, use, LONG[:40])
     _on(runner, subject.rig, use, REPEATS, turns=4)
     if _takes_a_rule(use):
         broken = _on(runner, subject.rig, [*use, Fails()], REPEATS, may_fail=True)
@@ -80,7 +80,7 @@ def _on(
     **o: Any,
 ) -> Played:
     """One request on a runner that goes on living; cancelled after so many turns."""
-    played = rig.enter(runner, request(prompt, use, max_tokens=12, chunk=16, logprobs=0, **{"seed": 0, **o}))
+    played = rig.enter(runner, request(prompt, use, max_tokens=10, chunk=16, logprobs=0, **{"seed": 0, **o}))
     while turns and runner.turn():
         turns -= 1
     runner.cancel(played.req)
@@ -93,7 +93,7 @@ def batch(subject: Subject) -> None:
     """Alone = batched with itself and with plain requests = in any order = in small forwards."""
     for knobs in subject.settings:
         use = subject.use(knobs)
-        o: dict[str, Any] = {"max_tokens": 10, "chunk": 16}
+        o: dict[str, Any] = {"max_tokens": 8, "chunk": 16}
         want = {p: alone(subject, use, p, **o) for p in BATCH}
         own = [(p, use) for p in BATCH]
         mixed: list[tuple[tuple[int, ...], Sequence[Method]]] = [*own[:2], (WORDS, ()), *own[2:], (LONG[:40], ())]
@@ -113,16 +113,16 @@ def batch(subject: Subject) -> None:
 def chunking(subject: Subject) -> None:
     """The prompt may be fed in pieces of any size."""
     for knobs in subject.settings:
-        want = alone(subject, subject.use(knobs), LONG[:33], max_tokens=8, chunk=512)
+        want = alone(subject, subject.use(knobs), LONG[:33], max_tokens=5, chunk=512)
         for chunk in (1, 7, 32):
-            got = alone(subject, subject.use(knobs), LONG[:33], max_tokens=8, chunk=chunk)
+            got = alone(subject, subject.use(knobs), LONG[:33], max_tokens=5, chunk=chunk)
             same_text(got, want, f"{knobs}, prompt in pieces of {chunk}")
 
 
 def isolation(subject: Subject) -> None:
     """Two engines that share the method object and take turns do not hear of each other."""
     use = subject.use()
-    o: dict[str, Any] = {"max_tokens": 12, "chunk": 16, "logprobs": 0, "seed": 0}
+    o: dict[str, Any] = {"max_tokens": 8, "chunk": 16, "logprobs": 0, "seed": 0}
     runners, entered = [], []
     for prompt, seed in ENGINES:
         runners.append(subject.rig.runner(subject.rig.models(seed=seed)))
