@@ -13,7 +13,7 @@ from fewer.plan import plan
 from fewer.testing.harness import generate, request, run
 from fewer.testing.tiny import VARIANTS, tiny_model
 from fewer.train import cartridge, study
-from fewer.train.behind import gap, held, logits, states
+from fewer.train.behind import gap, held, logits, states, turned
 from fewer.train.cartridge import begin, line, moved
 from fewer.train.kangaroo import distil
 from tests.cli_tiny import fewer_command  # noqa: F401  (fixtures)
@@ -96,7 +96,8 @@ def test_the_trainers_forward_is_a_naive_one():
     model = tiny_model("llama", layers=2)
     g = torch.Generator().manual_seed(0)
     entries = [torch.randn(2, model.spec.n_kv_heads, 3, model.spec.head_dim, generator=g).double() for _ in range(2)]
-    z = model.head.logits(states(model, torch.tensor(PROMPT), tuple(entries)))
+    rotated = turned(model.spec, entries[0]), entries[1]
+    z = model.head.logits(states(model, torch.tensor(PROMPT), rotated))
     assert torch.allclose(z, logits(model, PROMPT, np.arange(len(PROMPT)), tuple(entries)), atol=1e-9)
 
 
@@ -121,7 +122,8 @@ def test_training_moves_all_entries_but_the_sink_and_nothing_else():
     for _ in range(25):
         optimizer.zero_grad()
         for s in said:
-            y = states(model, s.tokens[:-1], moved(start, sizes, moves))[s.start - 1 :]
+            keys, values = moved(start, sizes, moves)
+            y = states(model, s.tokens[:-1], (turned(model.spec, keys), values))[s.start - 1 :]
             distil(y, s.ids, s.logp, model.head, rng).backward()
         optimizer.step()
     learnt = tuple(t.detach() for t in moved(start, sizes, moves))

@@ -1,4 +1,4 @@
-"""`fewer train drafter kangaroo|ppd`, `fewer train judge`, `cartridge`, `butler`, `patterns`: small parts for frozen models.
+"""`fewer train drafter kangaroo|ppd`, `judge`, `cartridge`, `butler`, `gate`, `patterns`: small parts for frozen models.
 
 Progress goes to stderr, what the part reaches on held-out texts to stdout. What the model said is kept and used again.
 The first Ctrl-C ends the training and writes what has been learnt so far; the second one ends at once and writes nothing.
@@ -151,6 +151,26 @@ def butler(
     from fewer.train.butler import train
 
     _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, c), asking=asking)
+
+
+@app.command()
+def gate(
+    output: Output,
+    model: o.Model = o.DEFAULT_MODEL,
+    keep: Annotated[
+        float, typer.Option("--keep", help="Share of a prompt's entries that the gates should keep.")
+    ] = 0.3,
+    minutes: Minutes = 35.0,
+    asking: Annotated[float, typer.Option("--asking", help="Most of the time to let the model read.")] = 0.2,
+    seed: Seed = 0,
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Gates that say which entries of a prompt each head must keep, for the method attention-gate."""
+    from fewer.train.gate import train
+
+    _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, keep, c), asking=asking)
 
 
 @app.command()

@@ -72,7 +72,8 @@ class Decoder:
     def forward(self, step: Step, store: Store) -> tuple[list[Out], list[Spent]]:
         """Outputs and costs, one a group, in order. In-flight rows stay in the store until commit."""
         groups, n_layers = step.groups, self.spec.n_layers if step.stop is None else step.stop
-        plain = step.start == 0 and not step.taps and self.spec.log_scale is None
+        seen = any(_sees(g) for g in groups)
+        plain = step.start == 0 and not step.taps and self.spec.log_scale is None and not seen
         attention = Attention(groups, store, self.angles, self.dtype, n_layers)
         router = Router(groups) if any(g.seams.route is not None for g in groups) else None
         turns = self._turns(groups)
@@ -107,6 +108,7 @@ class Decoder:
         hidden: list[dict[str, torch.Tensor]],
     ) -> torch.Tensor:
         for layer, block in enumerate(self.blocks[step.start : depth], step.start):
+            _show(step, layer, x)
             if router is None:
                 q, k, v = block.qkv(x, *turns[layer])
                 x = block.out(attention.layer(layer, q, k, v), x)
@@ -171,6 +173,22 @@ def _tell(step: Step, x: torch.Tensor) -> None:
         select = g.seams.select
         if select is not None and "hidden" in select.needs:
             select.sees(x[g.start : g.start + len(g.rows)], g.rows, g.told, g.told.of(select))
+
+
+def _sees(group: Group) -> bool:
+    """Does this group's retention see what enters each layer?"""
+    retain = group.seams.retain
+    if retain is None or "hidden" not in retain.needs:
+        return False
+    return retain.acts == "always" or not group.told.decoding
+
+
+def _show(step: Step, layer: int, x: torch.Tensor) -> None:
+    """What enters a layer, for the retentions that see it."""
+    for g in step.groups:
+        retain = g.seams.retain
+        if retain is not None and _sees(g):
+            retain.sees(layer, x[g.start : g.start + len(g.rows)], g.rows, g.told, g.told.of(retain))
 
 
 def _tap(step: Step, hidden: list[dict[str, torch.Tensor]], name: str, x: torch.Tensor) -> None:

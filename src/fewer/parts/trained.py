@@ -135,6 +135,7 @@ WAYS = {  # kind -> (how it is trained, the row that uses it), where both are no
     "judge": ("judge -m MODEL --draft MODEL", "autojudge"),
     "cartridge": ("cartridge -m MODEL DOCUMENT", "cartridge"),
     "butler": ("butler -m MODEL", "tokenbutler"),
+    "gate": ("gate -m MODEL", "attention-gate"),
 }
 
 

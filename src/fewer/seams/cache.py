@@ -48,6 +48,10 @@ class Retain(Method, Watcher):
         """With needs = {"logits"}: the tokens (A,) that become cache now, rejected drafts left out, and the logits (A, V)
         after each. told.seen is the position of the first. Called before keep()."""
 
+    def sees(self, layer: int, x: torch.Tensor, rows: Rows, told: Told, state: Any) -> None:
+        """With needs = {"hidden"}: x (m, D), what enters a layer, of a step's rows. With acts = "prompt" only while the
+        prompt is read."""
+
     def horizon(self, held: Held, told: Told, state: Any) -> int | None:
         """Tokens that may still be committed before keep() acts; None = any number. Drafts stop there, so they stay exact."""
         return 1 if self.acts == "always" and told.decoding else None

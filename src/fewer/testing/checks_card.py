@@ -19,6 +19,7 @@ TASKS = ("needle", "copy", "chat", "constrained", "batch")
 EVIDENCE = {"attention": ("probe", "watch"), "queries": ("probe", "watch_queries"), "logits": ("read_logits",)}
 OWN_EVIDENCE: dict[str, dict[str, tuple[str, ...]]] = {  # of seams that hear it in hooks of their own
     "propose": {"logits": ("feedback",), "best": ("feedback",)},
+    "retain": {**EVIDENCE, "hidden": ("sees",)},
     "select": {"queries": ("read",), "hidden": ("sees",)},
 }
 CHANGES_TEXT = ("retain", "select", "codec", "route", "propose", "accept", "transform", "pack", "strategy")

@@ -9,14 +9,11 @@ the language reference, docstrings and functions, strung together; those that `h
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fewer.engine import Engine
 from fewer.errors import BadRequest
 from fewer.methods.select.foretold import KIND
 from fewer.models.decoder import Decoder
@@ -25,7 +22,7 @@ from fewer.parts.importance import SMALL, Weights, fresh, shapes
 from fewer.parts.trained import write
 from fewer.train.recall import Read, measure, perplexities, read, scores, small
 from fewer.train.session import Session
-from fewer.train.texts import functions, held_out, passages
+from fewer.train.texts import strung
 
 TOKENS = 1024  # of a text
 TEXTS, JUDGED = 64, 3  # read at most; to judge by
@@ -39,7 +36,7 @@ def train(session: Session, output: Path, command: str) -> dict[str, object]:
     if spec.n_layers < 2 or all(spec.windows):
         raise BadRequest(f"{session.model} has no layer above the first that reads everything: nothing can be foretold")
     learn = list[Read]()
-    for ids in lines(eng, TEXTS, session.seed, held=False):
+    for ids in strung(eng, TEXTS, TOKENS, session.seed, held=False):
         if learn and session.asked():
             break
         learn.append(read(eng.model, ids))
@@ -60,7 +57,7 @@ def train(session: Session, output: Path, command: str) -> dict[str, object]:
     session.say("measuring")
     final = {name: t.detach().half().float() for name, t in weights.items()}
     count = sum(t.numel() for t in final.values())
-    texts = list(lines(eng, JUDGED, session.seed, held=True))
+    texts = list(strung(eng, JUDGED, TOKENS, session.seed, held=True))
     judge = [read(eng.model, ids) for ids in texts]
     report: dict[str, object] = {
         "steps": pace.steps,
@@ -77,18 +74,6 @@ def train(session: Session, output: Path, command: str) -> dict[str, object]:
     write(output, KIND, final, eng.model, {**session.about(command), **report})
     session.say("reading sparsely")
     return {**report, "perplexity": perplexities(eng, texts, str(output))}
-
-
-def lines(eng: Engine, n: int, seed: int, held: bool) -> Iterator[list[int]]:
-    """n texts of TOKENS tokens, or as many as fit the model."""
-    assert eng.tokenizer is not None
-    pool = [t for t in (*passages(), *functions()) if held_out(t) == held]
-    rng, room = random.Random(f"lines {seed} {held}"), min(TOKENS, eng.model.spec.max_context)
-    for _ in range(n):
-        ids = list[int]()
-        while len(ids) < room:
-            ids += eng.tokenizer.encode(rng.choice(pool) + "\n\n", bos=not ids)
-        yield ids[:room]
 
 
 def lesson(weights: Weights, text: Read, model: Decoder, rng: np.random.Generator) -> torch.Tensor:

@@ -25,7 +25,7 @@ from fewer.methods.transform.given_entries import KIND
 from fewer.models.decoder import Decoder
 from fewer.models.load import load
 from fewer.parts.trained import write
-from fewer.train.behind import Entries, gap, held, states
+from fewer.train.behind import Entries, gap, held, states, turned
 from fewer.train.kangaroo import distil
 from fewer.train.ppd import past
 from fewer.train.said import Spoken
@@ -64,7 +64,8 @@ def train(session: Session, output: Path, document: str, entries: int, lesson: s
         total = 0.0
         for i in rng.integers(len(learn), size=BATCH):
             s = learn[i]
-            y = states(dense, s.tokens[:-1], moved(start, sizes, moves))[s.start - 1 :]
+            keys, values = moved(start, sizes, moves)
+            y = states(dense, s.tokens[:-1], (turned(dense.spec, keys), values))[s.start - 1 :]
             loss = distil(y, s.ids, s.logp, head, rng) / BATCH
             loss.backward()
             total += float(loss.detach())

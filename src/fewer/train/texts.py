@@ -117,6 +117,21 @@ def prompts(eng: Engine, n: int, room: int, seed: int, held: bool = False) -> li
     return [(kind, makers[kind]()[-room:]) for kind in kinds]
 
 
+def strung(eng: Engine, n: int, tokens: int, seed: int, held: bool, again: float = 0.0) -> Iterator[list[int]]:
+    """n texts of so many tokens, or as many as fit the model: passages and functions strung together. again: how often one
+    that the text already has is said again."""
+    assert eng.tokenizer is not None
+    pool = [t for t in (*passages(), *functions()) if held_out(t) == held]
+    rng, room = random.Random(f"lines {seed} {held}"), min(tokens, eng.model.spec.max_context)
+    for _ in range(n):
+        ids, said = list[int](), list[str]()
+        while len(ids) < room:
+            repeats = again and said and rng.random() < again
+            said.append(rng.choice(said if repeats else pool))
+            ids += eng.tokenizer.encode(said[-1] + "\n\n", bos=not ids)
+        yield ids[:room]
+
+
 def questions(eng: Engine, n: int, seed: int) -> Iterator[list[int]]:
     """Prompts around n questions that the model writes by itself where the chat template lets the user speak."""
     assert eng.chat is not None and eng.tokenizer is not None
