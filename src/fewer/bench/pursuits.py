@@ -3,7 +3,7 @@
     python -m fewer.bench.pursuits MODEL TARGET_MODEL K BYTES MERGEKITS_PYTHON KEEP.json
 
 Both give rows to the new tokens that the texts use; all other new tokens have Fast Vocabulary Transfer's in either case, so
-that the whole vocabulary (an hour of mergekit's) need not be spelled. `left`: what a spelling leaves of a row, by length.
+that the whole vocabulary (an hour of mergekit's) need not be spelled. `omp, centred`: see starts.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from fewer.bench.record import head, save
 from fewer.errors import BadRequest
 from fewer.tokens.transfer import ends, starts, texts
 from fewer.tokens.transfer import transplant as work
-from fewer.tokens.transfer.pursuit import pursue
 
 TEXTS = ("eng", "docs", "code", "fra", "rus", "kor")
 Spelling = tuple[torch.Tensor, torch.Tensor]  # chosen atoms, weights
@@ -40,10 +39,12 @@ def measure(model: str, target: str, k: int, nbytes: int, peer: Path, say: work.
         if pair[0] not in made.vocabulary.special and pair[0] < len(donor)
     ]
     theirs, ours = (torch.tensor(ids) for ids in zip(*shared))
-    ways = {
-        "omp": pursue(donor[needed], donor[theirs], k),
-        "mergekit": _peer(peer, donor[needed], donor[theirs], k),
-    }
+    targets, atoms, own = donor[needed], donor[theirs], mine[ours]
+    chosen, weights = _peer(peer, targets, atoms, k)
+    ways = {"mergekit": torch.einsum("bk,bkd->bd", weights, own[chosen])}
+    for name, centre in (("omp", False), ("omp, centred", True)):
+        say(name)
+        ways[name] = starts.respelled(targets, atoms, own, starts.Knobs(k=k, centre=centre), lambda done: None)
     command = f"python -m fewer.bench.pursuits {model} {Path(target).name} {k} {nbytes} PYTHON"
     out: dict[str, Any] = head("pursuits", command, 0) | {
         "model": model, "target": Path(target).stem, "k": k, "tokens": len(needed), "atoms": len(theirs),
@@ -53,14 +54,10 @@ def measure(model: str, target: str, k: int, nbytes: int, peer: Path, say: work.
         "fvt": work.judge(made.model(dense), made.tokenizer, judged),
     }
     plain = made.rows["embed"]
-    for name, (chosen, weights) in ways.items():
+    for name, rows in ways.items():
         say(f"judging {name}")
-        made.rows["embed"] = plain.index_copy(
-            0, torch.tensor(needed), torch.einsum("bk,bkd->bd", weights, mine[ours][chosen])
-        )
-        spelled = torch.einsum("bk,bkd->bd", weights, donor[theirs][chosen])
-        left = (spelled - donor[needed]).norm(dim=1) / donor[needed].norm(dim=1)
-        out[name] = work.judge(made.model(dense), made.tokenizer, judged) | {"left": float(left.mean())}
+        made.rows["embed"] = plain.index_copy(0, torch.tensor(needed), rows)
+        out[name] = work.judge(made.model(dense), made.tokenizer, judged)
     return out
 
 

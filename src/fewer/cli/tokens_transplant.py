@@ -32,6 +32,10 @@ def transplant(
         int | None,
         typer.Option("--atoms", min=1, help="omp: look only among so many, spread evenly. Default: all."),
     ] = None,
+    centre: Annotated[
+        bool,
+        typer.Option("--centre/--no-centre", help="omp: spell the difference from the mean row; the paper does not."),
+    ] = True,
     near: Annotated[int, typer.Option("--near", help="tokenadapt: old tokens of the global estimate.")] = 5,
     mix: Annotated[float, typer.Option("--mix", help="tokenadapt: the global estimate's share.")] = 0.3,
     adapt: Annotated[
@@ -61,7 +65,7 @@ def transplant(
     from fewer.tokens.transfer.folder import DTYPES, check_folder
     from fewer.tokens.transfer.starts import HOW, Knobs
 
-    ways, knobs = how or ["fvt"], Knobs(k, near, mix, atoms)
+    ways, knobs = how or ["fvt"], Knobs(k, near, mix, atoms, centre)
     if wrong := [w for w in ways if w not in HOW]:
         raise BadRequest(f"--how {wrong[0]!r} is not one of {', '.join(HOW)}")
     if dtype not in DTYPES:

@@ -7,7 +7,10 @@
                 Supertoken Learning): local weighs its pieces by their likeness to it and by their length, global the k old
                 tokens most like it
     omp         k shared tokens that spell it in the target model's own embeddings, with their weights there, added up in the
-                old ones (Training-Free Tokenizer Transplantation via Orthogonal Matching Pursuit)
+                old ones (Training-Free Tokenizer Transplantation via Orthogonal Matching Pursuit). `centre`: what is spelled
+                is the difference from the shared tokens' mean row, there and here. Rows have most of their length along
+                the mean, and where the head is tied a row that has less of it is likelier everywhere; weights that do not
+                sum to one, as few atoms' do not, change just that. The paper does not centre.
 
 Likeness needs a space that knows old and new tokens. The paper asks a text encoder; here it is the target model's own
 embeddings where it has some, over shared tokens, else the letters: counts of runs of 1 to 4 bytes, hashed.
@@ -34,14 +37,15 @@ SHARPNESS = 0.3  # temperature of the softmax over likenesses
 
 @dataclass(frozen=True)
 class Knobs:
-    """k: shared tokens that omp makes a new one of. atoms: only so many are looked among, spread evenly over their
-    ids, frequent and rare ones; None: all. near: old tokens that tokenadapt's global estimate looks at. mix: the share of
-    that estimate."""
+    """k: shared tokens that omp makes a new one of. centre: see above. atoms: only so many are looked among, spread
+    evenly over their ids, frequent and rare ones; None: all. near: old tokens that tokenadapt's global estimate looks at.
+    mix: the share of that estimate."""
 
     k: int = 16
     near: int = 5
     mix: float = 0.3
     atoms: int | None = None
+    centre: bool = True
 
     def __post_init__(self) -> None:
         if self.near < 1 or not 0.0 <= self.mix <= 1.0:
@@ -85,11 +89,21 @@ def rows(
         inside = torch.argsort(new_ids)[: int((new_ids < len(donor)).sum())]
         if knobs.atoms is not None and knobs.atoms < len(inside):
             inside = inside[torch.linspace(0, len(inside) - 1, knobs.atoms).long()]
-        atoms, mine = donor[new_ids[inside]], old[old_ids[inside]]
-        chosen, c = pursue(donor[known], atoms, knobs.k, say=lambda n: say(f"omp: {n} of {len(known)} tokens"))
-        for at in range(0, len(known), 4096):
-            part = slice(at, at + 4096)
-            out[known[part]] = torch.einsum("bk,bkd->bd", c[part], mine[chosen[part]])
+        pairs = donor[new_ids[inside]], old[old_ids[inside]]
+        out[known] = respelled(donor[known], *pairs, knobs, lambda n: say(f"omp: {n} of {len(known)} tokens"))
+    return out
+
+
+def respelled(
+    targets: torch.Tensor, theirs: torch.Tensor, ours: torch.Tensor, knobs: Knobs, say: Callable[[int], None]
+) -> torch.Tensor:
+    """Rows (B, D) for targets (B, E): spelled in atoms `theirs` (N, E), added up in `ours` (N, D). say(targets done)."""
+    there, here = (theirs.mean(0), ours.mean(0)) if knobs.centre else (theirs.new_zeros(()), ours.new_zeros(()))
+    chosen, weights = pursue(targets - there, theirs - there, knobs.k, say=say)
+    mine, out = ours - here, torch.empty(len(targets), ours.shape[1])
+    for at in range(0, len(targets), 4096):
+        part = slice(at, at + 4096)
+        out[part] = here + torch.einsum("bk,bkd->bd", weights[part], mine[chosen[part]])
     return out
 
 
