@@ -91,8 +91,9 @@ def test_places_that_are_not_there_are_refused(isa):
     for bad in ([[0, 1], [5]], [[3, 3], []], [[-1], []], [[2, 1], []]):
         with pytest.raises(IndexError, match="ascend"):
             run(q, [keys.table()], [[50, 51]], [2], 2, picks=[picked([torch.tensor(b).long() for b in bad])])
-    with pytest.raises(ValueError, match="end at"):
-        run(q, [keys.table()], [[50, 51]], [2], 2, picks=[np.array([5, 9, 1])])
+    for bad in ([5, 9, 1], [9, 3, 0, 1, 2], [-1, 2, 0, 1], [2]):
+        with pytest.raises(ValueError, match="end at"):
+            run(q, [keys.table()], [[50, 51]], [2], 2, picks=[np.array(bad)])
     with pytest.raises(TypeError, match="int64"):
         run(q, [keys.table()], [[50, 51]], [2], 2, picks=[np.array([1, 2, 1, 1], dtype=np.int32)])
 

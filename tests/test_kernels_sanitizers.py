@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TESTS = [f"tests/test_kernels_{name}.py" for name in ("pack", "linear", "block", "attention", "stack")]
+TESTS = [f"tests/test_kernels_{name}.py" for name in ("pack", "linear", "block", "attention", "dots", "stack")]
 FLAGS = ["-std=gnu11", "-O1", "-g1", "-ffp-contract=off", "-fPIC", "-pthread", "-fno-omit-frame-pointer"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 

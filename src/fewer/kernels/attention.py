@@ -184,8 +184,9 @@ def _check_picks(picks: Sequence[np.ndarray | None], n_seq: int, heads: int) -> 
             continue
         if p.dtype != np.int64 or p.ndim != 1 or not p.flags.c_contiguous:
             raise TypeError("picks must be contiguous int64 vectors: make them with picked()")
-        if len(p) < heads or len(p) != heads + int(p[heads - 1]):
-            raise ValueError(f"picks of {heads} kv heads end at {p[:heads].tolist()} but hold {len(p) - heads} places")
+        ends = [0, *p[:heads].tolist()]
+        if len(p) < heads or len(p) != heads + ends[-1] or ends != sorted(ends):
+            raise ValueError(f"picks of {heads} kv heads end at {ends[1:]} but hold {len(p) - heads} places")
     return np.array([0 if p is None else p.ctypes.data for p in picks], dtype=np.int64)
 
 
