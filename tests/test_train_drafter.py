@@ -13,7 +13,7 @@ from fewer.methods.propose.early_exit import early
 from fewer.parts import adapter
 from fewer.testing.harness import request, run
 from fewer.testing.tiny import tiny_model as toy
-from fewer.train import kangaroo, ppd, said, texts
+from fewer.train import frozen, kangaroo, ppd, said, texts
 from fewer.train.said import Spoken, collect
 from fewer.train.session import Session
 from tests.cli_tiny import fewer_command, tiny_model  # noqa: F401  (fixtures)
@@ -147,7 +147,7 @@ def test_the_loss_is_cross_entropy_over_the_candidates():
     y = torch.randn(4, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 4, 8]])
     logp = torch.log(torch.tensor([[0.5, 0.3, 0.1]] * 4, dtype=torch.float64))
-    loss = kangaroo.distil(y, ids, logp, model.head, np.random.default_rng(0))
+    loss = frozen.distil(y, ids, logp, model.head, np.random.default_rng(0))
     logq = torch.log_softmax(model.head.logits(y), -1)
     want = -sum(p / 0.9 * logq[i, t] for i in range(4) for p, t in zip((0.5, 0.3, 0.1), ids[i].tolist())) / 4
     assert float(loss) == pytest.approx(float(want))

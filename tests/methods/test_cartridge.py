@@ -15,7 +15,7 @@ from fewer.testing.tiny import VARIANTS, tiny_model
 from fewer.train import cartridge, study
 from fewer.train.behind import gap, held, logits, states, turned
 from fewer.train.cartridge import begin, line, moved
-from fewer.train.kangaroo import distil
+from fewer.train.frozen import distil
 from tests.cli_tiny import fewer_command  # noqa: F401  (fixtures)
 from tests.cli_tiny import tiny_model as tiny_file  # noqa: F401
 

@@ -15,7 +15,8 @@ from fewer.plan import PLAIN
 from fewer.testing.harness import generate, request, run
 from fewer.testing.rig import Rig
 from fewer.testing.tiny import VARIANTS, tiny_model
-from fewer.train.ppd import ask, past
+from fewer.train.frozen import past
+from fewer.train.ppd import ask
 from fewer.types import Group, Step, Told, chain, soft
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5]

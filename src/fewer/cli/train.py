@@ -44,6 +44,7 @@ Data = Annotated[
 
 @drafter.command()
 def kangaroo(
+    ctx: typer.Context,
     output: Output,
     model: o.Model = o.DEFAULT_MODEL,
     layers: Annotated[int, typer.Option("--layers", min=1, help="Early layers that draft.")] = 3,
@@ -58,11 +59,12 @@ def kangaroo(
     """An adapter that lets the first layers draft for the whole model."""
     from fewer.train.kangaroo import train
 
-    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, layers, c), asking=asking)
+    _run(ctx, lambda s, c: train(s, output, layers, c))
 
 
 @drafter.command()
 def ppd(
+    ctx: typer.Context,
     output: Output,
     model: o.Model = o.DEFAULT_MODEL,
     prompts: Annotated[
@@ -79,11 +81,12 @@ def ppd(
     """Prompt tokens behind which the model guesses the tokens after next."""
     from fewer.train.ppd import train
 
-    _run(model, minutes, seed, data, threads, as_json, output, lambda s, c: train(s, output, prompts, c), asking=asking)
+    _run(ctx, lambda s, c: train(s, output, prompts, c))
 
 
 @app.command()
 def judge(
+    ctx: typer.Context,
     output: Output,
     draft: Annotated[str, typer.Option("--draft", help="The smaller model whose mismatches are judged; as --model.")],
     model: o.Model = o.DEFAULT_MODEL,
@@ -98,11 +101,12 @@ def judge(
     """A classifier that says which of a draft's mismatches do not matter, from word problems."""
     from fewer.train.judge import train
 
-    _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, items, tokens, c), draft)
+    _run(ctx, lambda s, c: train(s, output, items, tokens, c))
 
 
 @app.command()
 def cartridge(
+    ctx: typer.Context,
     document: Annotated[Path, typer.Argument(help="The text to learn, a UTF-8 file.", exists=True, dir_okay=False)],
     output: Output,
     model: o.Model = o.DEFAULT_MODEL,
@@ -123,21 +127,12 @@ def cartridge(
     if lesson not in LESSONS:
         raise BadRequest(f"--lesson {lesson!r} is none of {', '.join(LESSONS)}")
     text = read_file(str(document)).text
-    _run(
-        model,
-        minutes,
-        seed,
-        None,
-        threads,
-        as_json,
-        output,
-        lambda s, c: train(s, output, text, entries, lesson, c),
-        asking=asking,
-    )
+    _run(ctx, lambda s, c: train(s, output, text, entries, lesson, c))
 
 
 @app.command()
 def butler(
+    ctx: typer.Context,
     output: Output,
     model: o.Model = o.DEFAULT_MODEL,
     minutes: Minutes = 35.0,
@@ -150,11 +145,12 @@ def butler(
     """A network that foretells which entries each head will want, for the method tokenbutler."""
     from fewer.train.butler import train
 
-    _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, c), asking=asking)
+    _run(ctx, lambda s, c: train(s, output, c))
 
 
 @app.command()
 def gate(
+    ctx: typer.Context,
     output: Output,
     model: o.Model = o.DEFAULT_MODEL,
     keep: Annotated[
@@ -170,11 +166,12 @@ def gate(
     """Gates that say which entries of a prompt each head must keep, for the method attention-gate."""
     from fewer.train.gate import train
 
-    _run(model, minutes, seed, None, threads, as_json, output, lambda s, c: train(s, output, keep, c), asking=asking)
+    _run(ctx, lambda s, c: train(s, output, keep, c))
 
 
 @app.command()
 def patterns(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, .json; replaced in one piece.")],
     model: o.Model = o.DEFAULT_MODEL,
     tokens: Annotated[int, typer.Option("--tokens", min=512, help="Length of a document.")] = 3072,
@@ -191,35 +188,15 @@ def patterns(
     """Which sparse pattern suits each attention head, for the method minference."""
     from fewer.train.patterns import train
 
-    _run(
-        model,
-        minutes,
-        seed,
-        None,
-        threads,
-        as_json,
-        output,
-        lambda s, c: train(s, output, tokens, documents, room, c),
-        suffix=".json",
-    )
+    _run(ctx, lambda s, c: train(s, output, tokens, documents, room, c), suffix=".json")
 
 
-def _run(
-    model: str,
-    minutes: float,
-    seed: int,
-    data: Path | None,
-    threads: int | None,
-    as_json: bool,
-    output: Path,
-    train: Callable[[Session, str], dict[str, Any]],
-    draft: str | None = None,
-    suffix: str = ".safetensors",
-    asking: float = 0.5,
-) -> None:
+def _run(ctx: typer.Context, train: Callable[[Session, str], dict[str, Any]], suffix: str = ".safetensors") -> None:
+    """What all trainings share. ctx: the command's options, by name."""
+    given, output = ctx.params, Path(ctx.params["output"])
     if output.suffix != suffix or output.is_dir() or not output.absolute().parent.is_dir():
         raise BadRequest(f"--output must be a {suffix} file in a folder that exists, not {output}")
-    from fewer.train.session import Session, default_data
+    from fewer.train.session import LISTENING, Session, default_data
 
     command = "fewer " + " ".join(sys.argv[1:])
     status = err.status("starting") if err.is_terminal else None
@@ -227,13 +204,22 @@ def _run(
         if status is not None:
             status.start()
         say = err.print if status is None else status.update
-        session = Session(model, minutes, seed, data or default_data(model), say, threads, draft, asking)
+        session = Session(
+            given["model"],
+            given["minutes"],
+            given["seed"],
+            Path(given.get("data") or default_data(given["model"])),
+            say,
+            given["threads"],
+            given.get("draft"),
+            given.get("asking", LISTENING),
+        )
         with on_interrupt(session.stop):
             report = train(session, command)
     finally:
         if status is not None:
             status.stop()
-    if as_json:
+    if given["as_json"]:
         to_stdout(json.dumps({"output": str(output), **report}, ensure_ascii=False) + "\n")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)

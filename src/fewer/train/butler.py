@@ -9,6 +9,7 @@ the language reference, docstrings and functions, strung together; those that `h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,30 +45,26 @@ def train(session: Session, output: Path, command: str) -> dict[str, object]:
     sizes = shapes(spec.d_model, spec.n_layers, spec.n_heads, spec.n_kv_heads)
     weights = {name: t.requires_grad_() for name, t in fresh(sizes, session.seed).items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
-    rng, pace, loss_seen = np.random.default_rng(session.seed), session.pace(), 0.0
-    while pace.step(optimizer, RATE):
-        loss = lesson(weights, learn[rng.integers(len(learn))], eng.model, rng)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
-        loss_seen += (float(loss.detach()) - loss_seen) * max(0.02, 1 / pace.steps)
-        if pace.steps % 10 == 0:
-            session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}")
+    rng = np.random.default_rng(session.seed)
+
+    def lessons(share: float) -> Iterator[torch.Tensor]:
+        yield lesson(weights, learn[rng.integers(len(learn))], eng.model, rng)
+
+    reached = session.descend(optimizer, RATE, lessons, clip=1.0)
     session.say("measuring")
     final = {name: t.detach().half().float() for name, t in weights.items()}
     count = sum(t.numel() for t in final.values())
     texts = list(strung(eng, JUDGED, TOKENS, session.seed, held=True))
     judge = [read(eng.model, ids) for ids in texts]
     report: dict[str, object] = {
-        "steps": pace.steps,
+        "steps": reached.steps,
         "texts": len(learn),
         "tokens": sum(len(r.x) for r in learn),
         "parameters": count,
         "share_of_model": round(
             count / (row_macs(spec) if spec.tied else row_macs(spec) + spec.vocab * spec.d_model), 5
         ),
-        "loss": round(loss_seen, 4),
+        "loss": reached.loss,
         "recall": measure(final, judge, eng.model),
         "recall_untrained": measure(fresh(sizes, session.seed), judge, eng.model)["foretold"],
     }

@@ -13,6 +13,7 @@ context, with the start and with what was learnt, by the engine's own forward, a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,7 @@ from fewer.models.decoder import Decoder
 from fewer.models.load import load
 from fewer.parts.trained import write
 from fewer.train.behind import Entries, gap, held, states, turned
-from fewer.train.kangaroo import distil
-from fewer.train.ppd import past
+from fewer.train.frozen import distil, past
 from fewer.train.said import Spoken
 from fewer.train.session import Session
 from fewer.train.study import SYSTEM, Talk, converse, message
@@ -58,20 +58,16 @@ def train(session: Session, output: Path, document: str, entries: int, lesson: s
     sizes = [t.pow(2).mean((1, 2, 3), keepdim=True).sqrt() for t in start]
     moves = [torch.zeros_like(t[:, :, 1:]).requires_grad_() for t in start]
     optimizer = torch.optim.Adam(moves, betas=(0.9, 0.95))
-    rng, pace, loss_seen = np.random.default_rng(session.seed), session.pace(), 0.0
-    while pace.step(optimizer, RATE):
-        optimizer.zero_grad()
-        total = 0.0
+    rng = np.random.default_rng(session.seed)
+
+    def lessons(share: float) -> Iterator[torch.Tensor]:
         for i in rng.integers(len(learn), size=BATCH):
             s = learn[i]
             keys, values = moved(start, sizes, moves)
             y = states(dense, s.tokens[:-1], (turned(dense.spec, keys), values))[s.start - 1 :]
-            loss = distil(y, s.ids, s.logp, head, rng) / BATCH
-            loss.backward()
-            total += float(loss.detach())
-        optimizer.step()
-        loss_seen += (total - loss_seen) * max(0.02, 1 / pace.steps)
-        session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}")
+            yield distil(y, s.ids, s.logp, head, rng) / BATCH
+
+    reached = session.descend(optimizer, RATE, lessons)
     session.say("measuring")
     keys, values = (t.detach().half() for t in moved(start, sizes, moves))
     said = [t.said for t in judge]
@@ -79,9 +75,9 @@ def train(session: Session, output: Path, document: str, entries: int, lesson: s
         "entries": entries,
         "lesson": lesson,
         "document_tokens": len(ids),
-        "steps": pace.steps,
+        "steps": reached.steps,
         "lessons": len(learn),
-        "loss": round(loss_seen, 4),
+        "loss": reached.loss,
         "judged_by": len(judge),
         "without": gap(eng.model, said),
         "in_context": gap(eng.model, [within(eng, document, t) for t in judge]),

@@ -14,7 +14,7 @@ Afterwards: perplexity behind prompts cut by the gates, beside random, Streaming
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from fewer.parts.trained import write
 from fewer.plan import PLAIN
 from fewer.seams import Held, Method, Retain, knob
 from fewer.train.behind import states
-from fewer.train.kangaroo import distil
+from fewer.train.frozen import distil, entries
 from fewer.train.recall import FORCED, perplexity
 from fewer.train.said import TOP
 from fewer.train.session import Session
@@ -78,26 +78,25 @@ def train(session: Session, output: Path, keep: float, command: str) -> dict[str
         for name, t in fresh(shapes(spec.d_model, spec.n_layers, spec.n_kv_heads), session.seed).items()
     }
     optimizer = torch.optim.AdamW(weights.values(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    rng, pace, loss_seen, kept_seen = np.random.default_rng(session.seed), session.pace(), 0.0, 1.0
-    while pace.step(optimizer, RATE):
-        aim = keep + (1 - keep) * max(0.0, 1 - pace.share / DESCENT)
+    rng, kept_seen = np.random.default_rng(session.seed), 1.0
+
+    def lessons(share: float) -> Iterator[torch.Tensor]:
+        nonlocal kept_seen
+        aim = keep + (1 - keep) * max(0.0, 1 - share / DESCENT)
         said, kept = lesson(weights, learn[rng.integers(len(learn))], dense, head, rng)
-        optimizer.zero_grad()
-        (said + PRESSURE * (kept - aim).abs()).backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
-        loss_seen += (float(said.detach()) - loss_seen) * max(0.02, 1 / pace.steps)
-        kept_seen += (float(kept.detach()) - kept_seen) * max(0.05, 1 / pace.steps)
-        session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}, kept {kept_seen:.2f}")
+        kept_seen += (float(kept.detach()) - kept_seen) * 0.05
+        yield said + PRESSURE * (kept - aim).abs()
+
+    reached = session.descend(optimizer, RATE, lessons, clip=1.0, note=lambda: f", kept {kept_seen:.2f}")
     session.say("measuring")
     final = {name: t.detach().half().float() for name, t in weights.items()}
     report: dict[str, object] = {
         "keep": keep,
-        "steps": pace.steps,
+        "steps": reached.steps,
         "texts": len(learn),
         "tokens": sum(len(r.tokens) for r in learn),
         "parameters": sum(t.numel() for t in final.values()),
-        "loss": round(loss_seen, 4),
+        "loss": reached.loss,
     }
     write(output, KIND, final, eng.model, {**session.about(command), **report})
     for name, again in (("plain", 0.0), ("said_again", AGAIN)):
@@ -119,10 +118,8 @@ def read(model: Decoder, ids: list[int]) -> Read:
     logp, said = torch.log_softmax(out.logits.float(), -1).topk(min(TOP, model.spec.vocab))
     tokens = torch.from_numpy(rows.tokens)
     x = torch.stack([model.head.embed(tokens), *(out.hidden[name] for name in deeper)])
-    views, heads = [store.view(seq, i) for i in layers], range(model.spec.n_kv_heads)
-    k = torch.stack([torch.stack([view.keys(h) for h in heads]) for view in views])
-    v = torch.stack([torch.stack([view.values(h) for h in heads]) for view in views])
-    return Read(tokens, x.half(), k.half(), v.half(), said, logp)
+    held = entries(model, store, seq)
+    return Read(tokens, x.half(), torch.stack(held.keys).half(), torch.stack(held.values).half(), said, logp)
 
 
 def lesson(

@@ -15,23 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import linear, log_softmax
 
 from fewer.engine import Engine
 from fewer.errors import BadRequest
 from fewer.methods.propose.early_exit import KIND, EarlyExit, early
-from fewer.models.layers import DenseHead, rms_norm
+from fewer.models.layers import DenseHead
 from fewer.models.rope import cos_sin
 from fewer.models.spec import Spec
 from fewer.parts import adapter
 from fewer.parts.trained import write
 from fewer.plan import PLAIN
+from fewer.train.frozen import distil
 from fewer.train.said import Spoken
 from fewer.train.session import Session
 from fewer.types import Group, Step, Told, chain
 
 BATCH = 8  # texts a step
-OTHERS = 2048  # random tokens beside those that were likely
 RATE = 2e-3
 
 
@@ -46,30 +45,26 @@ def train(session: Session, output: Path, layers: int, command: str) -> dict[str
     states = list(hidden(eng, learn, layers))
     weights = {n: t.requires_grad_() for n, t in adapter.fresh(spec, session.seed).items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
-    rng, pace, loss_seen = np.random.default_rng(session.seed), session.pace(), 0.0
-    while pace.step(optimizer, RATE):
+    rng = np.random.default_rng(session.seed)
+
+    def lessons(share: float) -> Iterator[torch.Tensor]:
         picked = rng.choice(len(learn), min(BATCH, len(learn)), replace=False)
-        loss = lesson([learn[i] for i in picked], [states[i] for i in picked], spec, weights, head, rng)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
-        loss_seen += (float(loss.detach()) - loss_seen) * max(0.02, 1 / pace.steps)
-        if pace.steps % 20 == 0:
-            session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}")
+        yield lesson([learn[i] for i in picked], [states[i] for i in picked], spec, weights, head, rng)
+
+    reached = session.descend(optimizer, RATE, lessons, clip=1.0)
     final = {n: t.detach() for n, t in weights.items()}
-    reached = foresight(eng, judge, layers, spec, final)
+    ahead = foresight(eng, judge, layers, spec, final)
     report: dict[str, object] = {
         "layers": layers,
-        "steps": pace.steps,
+        "steps": reached.steps,
         "answers": len(learn),
         "tokens": sum(len(s.ids) for s in learn),
-        "loss": round(loss_seen, 4),
-        "agreement": _agreement(reached),
+        "loss": reached.loss,
+        "agreement": _agreement(ahead),
         "agreement_untrained": _agreement(foresight(eng, judge, layers, spec, adapter.fresh(spec))),
     }
-    forwards = sum(simulate(f, EarlyExit().length, EarlyExit().threshold) for f in reached)
-    report["tokens_per_forward"] = round(sum(len(f.right) for f in reached) / forwards, 3)
+    forwards = sum(simulate(f, EarlyExit().length, EarlyExit().threshold) for f in ahead)
+    report["tokens_per_forward"] = round(sum(len(f.right) for f in ahead) / forwards, 3)
     write(output, KIND, final, eng.model, {**session.about(command), **report})
     return report
 
@@ -120,20 +115,6 @@ def lesson(
     # The state at place t - 1 foretells token t: answer tokens stand from `start` on.
     y = torch.cat([y[i, s.start - 1 : s.start - 1 + len(s.ids)] for i, s in enumerate(said)])
     return distil(y, torch.cat([s.ids for s in said]), torch.cat([s.logp for s in said]), head, rng)
-
-
-def distil(
-    y: torch.Tensor, ids: torch.Tensor, logp: torch.Tensor, head: DenseHead, rng: np.random.Generator
-) -> torch.Tensor:
-    """Cross-entropy of states y (A, D) before the final norm with the distributions ids, logp (A, TOP); mean over rows."""
-    spec = head.spec
-    others = torch.from_numpy(rng.integers(0, spec.vocab, min(OTHERS, spec.vocab)))
-    candidates, place = torch.unique(torch.cat([ids.reshape(-1), others]), return_inverse=True)
-    z = linear(rms_norm(y, head.norm + spec.norm_offset, spec.norm_eps), head.proj[candidates])
-    if spec.final_softcap is not None:
-        z = spec.final_softcap * torch.tanh(z / spec.final_softcap)
-    said = log_softmax(z, -1).gather(1, place[: ids.numel()].view(ids.shape))
-    return -(torch.softmax(logp, -1) * said).sum(-1).mean()
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ and each other. Only the vectors are trained. Afterwards the guesses' ranks are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,24 +25,16 @@ from fewer.models.spec import Spec
 from fewer.parts.sparse_tree import dynamic, gain
 from fewer.parts.trained import write
 from fewer.plan import PLAIN
-from fewer.train.kangaroo import distil
+from fewer.train.frozen import Past, distil, past
 from fewer.train.said import Spoken
 from fewer.train.session import Session
-from fewer.types import Group, Rows, Step, Told, chain
+from fewer.types import Group, Rows, Step, Told
 
 TEXTS = 1  # a step: reading one costs as much as asking it
 PLACES = 64  # asked in a text
 DECAY = 0.8
 RATE = 0.02  # of a vector's own typical size
 BUDGETS = (3, 5, 7, 11, 15)
-
-
-@dataclass(frozen=True)
-class Past:
-    """A text's rotated keys and values, a layer: (H, n, d) float32."""
-
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
 
 
 def train(session: Session, output: Path, prompts: int, command: str) -> dict[str, object]:
@@ -57,26 +48,22 @@ def train(session: Session, output: Path, prompts: int, command: str) -> dict[st
     size = float(start.pow(2).mean().sqrt())
     vectors = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([vectors], betas=(0.9, 0.98))
-    rng, pace, loss_seen = np.random.default_rng(session.seed), session.pace(), 0.0
-    while pace.step(optimizer, RATE * size):
-        optimizer.zero_grad()
-        total = 0.0
+    rng = np.random.default_rng(session.seed)
+
+    def lessons(share: float) -> Iterator[torch.Tensor]:
         for i in rng.choice(len(learn), min(TEXTS, len(learn)), replace=False):
-            loss = lesson(eng, dense, learn[i], vectors, head, rng) / TEXTS
-            loss.backward()
-            total += float(loss.detach())
-        optimizer.step()
-        loss_seen += (total - loss_seen) * max(0.05, 1 / pace.steps)
-        session.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {loss_seen:.3f}")
+            yield lesson(eng, dense, learn[i], vectors, head, rng) / TEXTS
+
+    reached = session.descend(optimizer, RATE * size, lessons)
     session.say("measuring the guesses")
     trained = vectors.detach()
     rates = measure(eng, judge, trained)
     report: dict[str, object] = {
         "prompts": prompts,
-        "steps": pace.steps,
+        "steps": reached.steps,
         "answers": len(learn),
         "tokens": sum(len(s.ids) for s in learn),
-        "loss": round(loss_seen, 4),
+        "loss": reached.loss,
         "first_rank": [round(row[0], 4) for row in rates],
         "first_rank_untrained": [round(row[0], 4) for row in measure(eng, judge, start)],
         "accepted": {b: round(gain(dynamic(rates, b)), 3) for b in BUDGETS},
@@ -102,21 +89,6 @@ def lesson(
     said = torch.from_numpy(at)[:, None] + 2 + torch.arange(m)  # rows of the answer that each place's guesses are about
     losses = [distil(y[:, i], s.ids[said[:, i]], s.logp[said[:, i]], head, rng) * DECAY**i for i in range(m)]
     return torch.stack(losses).sum() / sum(DECAY**i for i in range(m))
-
-
-@torch.inference_mode()
-def past(model: Decoder, tokens: torch.Tensor) -> Past:
-    """What the engine holds of a text."""
-    store = model.new_store()
-    seq, rows = store.new(), chain(tokens.numpy(), 0)
-    model.forward(Step([Group(seq, rows, PLAIN, Told(len(rows)), None)]), store)
-    store.commit(seq, rows, np.arange(len(rows)))
-    views = [store.view(seq, layer) for layer in range(model.spec.n_layers)]
-    heads = range(model.spec.n_kv_heads)
-    return Past(
-        [torch.stack([v.keys(h) for h in heads]).float() for v in views],
-        [torch.stack([v.values(h) for h in heads]).float() for v in views],
-    )
 
 
 def ask(dense: Decoder, text: Past, at: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from fewer.train.said import Spoken, collect
 
 TOKENS = 300_000  # answer tokens after which more teach little
 LISTENING = 0.5  # share of the time for asking the model, unless told otherwise
+
+SMOOTH = 0.02  # weight of a step in the loss that is told
+TELL = 2.0  # seconds between two lines about it
 
 Say = Callable[[str], None]
 
@@ -93,6 +96,33 @@ class Session:
         left = 60 * self.minutes - (time.monotonic() - self.began)
         return Pace(self, max(left, 6 * self.minutes))
 
+    def descend(
+        self,
+        optimizer: torch.optim.Optimizer,
+        rate: float,
+        lessons: Callable[[float], Iterable[torch.Tensor]],
+        clip: float | None = None,
+        note: Callable[[], str] = str,
+    ) -> Descent:
+        """Train until the time is over. lessons(share of the time that is over) makes the losses of one step, each of which
+        is worked off before the next is made; clip: greatest norm of a step's gradient; note(): what else to tell."""
+        pace, seen, told = self.pace(), 0.0, 0.0
+        parameters = [t for group in optimizer.param_groups for t in group["params"]]
+        while pace.step(optimizer, rate):
+            optimizer.zero_grad()
+            total = 0.0
+            for loss in lessons(pace.share):
+                loss.backward()
+                total += float(loss.detach())
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, clip)
+            optimizer.step()
+            seen += (total - seen) * max(SMOOTH, 1 / pace.steps)
+            if time.monotonic() - told > TELL:
+                told = time.monotonic()
+                self.say(f"step {pace.steps}, {100 * pace.share:.0f}%: loss {seen:.3f}{note()}")
+        return Descent(pace.steps, round(seen, 4))
+
     def about(self, command: str) -> dict[str, object]:
         """How it was made, for the artefact."""
         return {
@@ -105,6 +135,14 @@ class Session:
             "versions": versions(),
             "machine": machine()["cpu"],
         }
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What a training came to: steps, and the loss, a mean over the last of them."""
+
+    steps: int
+    loss: float
 
 
 @dataclass
