@@ -24,6 +24,11 @@ def _fixture(name: str):
     return model
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: they keep their order, and neither worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 smollm = _fixture("smollm")
 qwen = _fixture("qwen")
 gemma = _fixture("gemma")

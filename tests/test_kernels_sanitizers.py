@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from fewer.kernels.cpu import ISA, features
+
 ROOT = Path(__file__).parents[1]
 TESTS = [f"tests/test_kernels_{name}.py" for name in ("pack", "linear", "block", "attention", "dots", "stack")]
-FLAGS = ["-std=gnu11", "-O1", "-g1", "-ffp-contract=off", "-fPIC", "-pthread", "-fno-omit-frame-pointer"]
+FLAGS = ["-std=gnu11", "-O0", "-g1", "-ffp-contract=off", "-fPIC", "-pthread", "-fno-omit-frame-pointer"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
@@ -35,15 +37,19 @@ def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
     if library is None:
         pytest.skip(f"{compiler} has no shared address sanitizer")
     built = tmp_path / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    build = [compiler, *FLAGS, *SANITIZE, f"-I{sysconfig.get_path('include')}"]
+    build = [compiler, *FLAGS, f"-I{sysconfig.get_path('include')}"]
+    runs_here = features().get("best_isa") == ISA[2]
 
     def compiled(source: Path) -> str:
-        subprocess.run([*build, "-c", str(source), "-o", (made := str(tmp_path / f"{source.stem}.o"))], check=True)
+        """Sanitizers make such a file take ten times as long: not where no test could run it."""
+        watched = SANITIZE if runs_here or not source.stem.endswith("avx512") else []
+        made = str(tmp_path / f"{source.stem}.o")
+        subprocess.run([*build, *watched, "-c", str(source), "-o", made], check=True)
         return made
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compiled, (ROOT / "native").glob("*.c")))
-    subprocess.run([*build, "-shared", *objects, "-o", str(built), "-lm"], check=True)
+    subprocess.run([*build, *SANITIZE, "-shared", *objects, "-o", str(built), "-lm"], check=True)
     env = os.environ | {
         "FEWER_SANITIZED": str(built),
         "LD_PRELOAD": library,

@@ -214,7 +214,7 @@ def test_the_command_trains_a_judge_that_can_be_used(fewer, tmp_path):
     """On models that speak nonsense: the numbers in it change now and then."""
     main, draft = write_chat_model(tmp_path / "main.gguf"), write_chat_model(tmp_path / "draft.gguf", layers=1)
     output = tmp_path / "judge.safetensors"
-    args = ["train", "judge", "-m", main, "--draft", draft, "--items", 6, "--tokens", 24, "-o", output, "--json"]
+    args = ["train", "judge", "-m", main, "--draft", draft, "--items", 4, "--tokens", 16, "-o", output, "--json"]
     done = fewer(*map(str, args))
     report = json.loads(done.out)
     assert output.exists() and 0 < report["important"] < 1

@@ -43,7 +43,7 @@ def measure(
     threads: int = 2,
     say: Say = lambda s: None,
 ) -> dict[str, Any]:
-    """Run cases (None = all of CASES and EXTRAS) on engines (None = fewer and those installed).
+    """Run cases (None = all of CASES and EXTRAS) on fewer and beside it on `peers` (None = those installed).
 
     Returns the head of record.py with "peers", "failed", "cases": {case: {peer: {"tokens_per_second",
     "fewer_is_times", "all"}}}, "ceilings", "limits": {case: ...}, and "start" and "rows" if chosen. Raises BadRequest,
@@ -58,7 +58,8 @@ def measure(
     path = resolve(model)
     ids = text_ids(path)
     failed: dict[str, str] = {}
-    wanted = peers or [OWN, *[p for p, module in NEEDS.items() if importlib.util.find_spec(module)]]
+    others = peers or [p for p, module in NEEDS.items() if importlib.util.find_spec(module)]
+    wanted = [OWN, *[p for p in others if p != OWN]]
     timed = [CASES[c] for c in chosen if c in CASES]
     contest = Contest(timed, ids, rounds, say, failed)
     running = contest.run(path, wanted, threads) if timed else []

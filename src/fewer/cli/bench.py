@@ -29,7 +29,10 @@ def speed(
     peers: Annotated[
         list[str],
         typer.Option(
-            "--peer", default_factory=list, show_default=False, help="An engine; repeatable. Default: all installed."
+            "--peer",
+            default_factory=list,
+            show_default=False,
+            help="An engine beside fewer; repeatable. Default: all installed.",
         ),
     ],
     cases: Annotated[
