@@ -59,9 +59,9 @@ def test_tiny_models_give_transformers_logits(tmp_path, family, chunks):
 def prompts(tokenizer):
     """Five continuations of real text, the last over 1,000 tokens."""
     book = topics.topics
-    short = [book[k][:400] for k in ("assert", "booleans", "class", "lambda")]
+    short = [book[k][:160] for k in ("assert", "booleans", "class", "lambda")]
     long = tokenizer.encode("\n".join(book[k] for k in ("while", "with", "yield", "try", "if")))
-    return [tokenizer.encode(t) for t in short] + [long[:1100]]
+    return [tokenizer.encode(t) for t in short] + [long[:1010]]
 
 
 @pytest.mark.slow

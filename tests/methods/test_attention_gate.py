@@ -63,7 +63,7 @@ def naive(weights, xs, threshold):
             q = (w["q"] @ a[t])[part]
             p = torch.softmax(torch.stack([q @ (w["k"] @ b)[part] for b in a]) / math.sqrt(half), 0)
             seen.append(sum(p[j] * (w["v"] @ a[j])[part] for j in range(n)))
-        place = torch.tensor([math.log(1 + t), math.log(n - t)], dtype=torch.float64) / 8
+        place = torch.tensor([math.log(1 + t), math.log(n - t)], dtype=torch.float64)
         z.append(w["read"] @ torch.cat([a[t], *seen]) + w["place"] @ place + w["bias"])
     return [[t for t in range(n) if 1 / (1 + math.exp(-float(z[t][h]))) >= threshold] for h in range(len(z[0]))]
 

@@ -2,7 +2,7 @@
 
     a = x / rms(x) In                                   D -> NARROW, what enters the layer
     c = softmax(a Q (a K)^T / sqrt(d)) a V              an attention of the gate's own, over the whole prompt, both ways
-    z = read [a, c] + place [log(1 + t), log(n - t)] / 8 + bias         one number a kv-head, for token t of n
+    z = read [a, c] + place [log(1 + t), log(n - t)] + bias         one number a kv-head, for token t of n
     p = sigmoid(z)                                      kept where p >= threshold
 
 Works in any dtype, with gradients. A gate's first line needs its own token alone, so a prompt may come in pieces.
@@ -60,6 +60,6 @@ def gate(w: Weights, layer: int, a: torch.Tensor) -> torch.Tensor:
     parts = [torch.softmax(r @ k.transpose(1, 2) * r.shape[-1] ** -0.5, -1) @ v for r in q.split(ROWS, 1)]
     c = torch.cat(parts, 1).transpose(0, 1).reshape(n, -1)
     t = torch.arange(n, dtype=a.dtype)
-    place = torch.stack([torch.log(1 + t), torch.log(n - t)], 1) / 8
+    place = torch.stack([torch.log(1 + t), torch.log(n - t)], 1)
     z = linear(torch.cat([a, c], 1), w["read"][layer], w["bias"][layer]) + linear(place, w["place"][layer])
     return z.T
