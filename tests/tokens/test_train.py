@@ -8,6 +8,8 @@ import itertools
 import json
 import pydoc_data.topics
 import tarfile
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -699,3 +701,30 @@ def test_korean_grains_of_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert rows.keys() == {"bpe", *trial.OWN["ko"], *trial.GRAINS["ko"], "bpe, shortest"}
     assert all(x["exact"] for x in rows.values())
     assert rows["jamo"]["tokens"] > rows["characters"]["tokens"] > rows["morphemes"]["tokens"] > rows["words"]["tokens"]
+
+
+def test_ctrl_c_is_heard_while_the_library_trains(monkeypatch):
+    """The text is read no further, and what the library cannot do is said where it was asked."""
+    read, join, asked = [], threading.Thread.join, []
+
+    class Library:
+        def train_from_iterator(self, texts, trainer):
+            for text in texts:
+                read.append(text)
+            raise ValueError(trainer)
+
+    def interrupted(self, timeout=None):
+        asked.append(timeout)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    with pytest.raises(ValueError, match="no trainer"):
+        bpe._learn(Library(), iter(["a", "b"]), "no trainer")
+    assert read == ["a", "b"]
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bpe._learn(Library(), itertools.repeat("c"), "never")
+    seen = len(read)
+    time.sleep(0.05)
+    assert len(asked) == 2 and len(read) == seen

@@ -8,7 +8,9 @@ of raw bytes give Binary BPE (2025). The library counts distinct pre-tokens, so 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE, Unigram
@@ -37,7 +39,7 @@ def train_pieces(texts: Iterator[str], size: int, pattern: str, longest: int | N
         show_progress=False,
         max_token_length=longest,
     )
-    backend.train_from_iterator(texts, trainer)
+    _learn(backend, texts, trainer)
     return backend
 
 
@@ -50,7 +52,7 @@ def train_binary(corpus: Corpus, size: int, longest: int | None = None) -> Token
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=alphabet, show_progress=False, max_token_length=longest
     )
-    backend.train_from_iterator((block.decode("latin-1") for block in corpus.blocks(PIECE)), trainer)
+    _learn(backend, (block.decode("latin-1") for block in corpus.blocks(PIECE)), trainer)
     return backend
 
 
@@ -60,7 +62,7 @@ def train_unigram(corpus: Corpus, size: int, pattern: str) -> Tokenizer:
     backend = export.byte_level(Tokenizer(Unigram()), pattern)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.UnigramTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator(corpus.stretches(), trainer)
+    _learn(backend, corpus.stretches(), trainer)
     scored = [(token, score) for token, score in json.loads(backend.to_str())["model"]["vocab"]]
     known = {token for token, _ in scored}
     lowest = min(score for _, score in scored) - 10.0
@@ -68,6 +70,36 @@ def train_unigram(corpus: Corpus, size: int, pattern: str) -> Tokenizer:
     kept = [pair for pair in scored if len(pair[0]) == 1] + [pair for pair in scored if len(pair[0]) > 1]
     backend.model = Unigram([*lacking, *kept[: size - len(lacking)]], unk_id=None, byte_fallback=False)
     return backend
+
+
+def _learn(backend: Tokenizer, texts: Iterator[str], trainer: Any) -> None:
+    """The library's training, in a thread of its own: the main one goes on hearing Ctrl-C, which the library would not."""
+    failed: list[BaseException] = []
+    stopped = threading.Event()
+
+    def heard() -> Iterator[str]:
+        for text in texts:
+            if stopped.is_set():
+                return
+            yield text
+
+    def work() -> None:
+        try:
+            backend.train_from_iterator(heard(), trainer)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except KeyboardInterrupt:
+        stopped.set()  # while texts are read it ends at once; while pairs are merged the process ends without it
+        thread.join(1.0)
+        raise
+    if failed:
+        raise failed[0]
 
 
 def merges_of(backend: Tokenizer) -> list[tuple[bytes, bytes]]:
