@@ -20,7 +20,7 @@ from tests.matrices import PROMPT
 
 ENTRY = 2 * 8 * 8 + 4  # bytes of a tiny float64 entry: key, value, position
 LONG = [(5 * i * i + i // 3) % 31 for i in range(1500)]
-ROWS = [c.name for c in cards().values() if c.seam == "retain"]
+ROWS = [c.name for c in cards().values() if c.seam == "retain" and hasattr(c.load(), "budget")]
 
 
 class Watched(Meter):

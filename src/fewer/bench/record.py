@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -63,4 +64,5 @@ def save(path: Path, data: Any) -> None:
     except OSError as e:
         raise BadRequest(f"cannot write the result {path}: {e.strerror or e}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
