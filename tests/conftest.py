@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fewer.kernels.cpu import set_threads
+from fewer.kernels.native import native
 from tests.real_models import MODELS, fetch
 
 # Tests run in as many processes as there are cores (pytest-xdist), so each uses one thread unless a test sets its own.
@@ -32,3 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 smollm = _fixture("smollm")
 qwen = _fixture("qwen")
 gemma = _fixture("gemma")
+
+
+@pytest.fixture(scope="class", params=[0, 1, 2], ids=["plain", "avx2", "avx512"])
+def isa(request):
+    """Every instruction set of the kernels that this processor has, one after the other."""
+    if native is None:
+        pytest.skip("fewer._native is not built or switched off")
+    before, best = native.isa()
+    if request.param > best:
+        pytest.skip("this processor lacks the instruction set")
+    native.set_isa(request.param)
+    yield request.param
+    native.set_isa(before)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fewer.kernels import attention_reference as reference
 from fewer.kernels.attention import Step, append_kv, attend, picked
-from fewer.kernels.native import native
 from tests.attention_cases import DTYPES, SETTINGS, Keys, cases, present, random_keys, run
 
 
@@ -20,18 +19,6 @@ def one_torch_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="class", params=[0, 1, 2], ids=["plain", "avx2", "avx512"])
-def isa(request):
-    if native is None:
-        pytest.skip("fewer._native is not built or switched off")
-    before, best = native.isa()
-    if request.param > best:
-        pytest.skip("this processor lacks the instruction set")
-    native.set_isa(request.param)
-    yield request.param
-    native.set_isa(before)
 
 
 @SETTINGS

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewer.kernels.dots import dots
-from fewer.kernels.native import native
 from fewer.kv.segment import Meter, pack_heads
 from fewer.kv.view import View
-
-
-@pytest.fixture(scope="class", params=[0, 1, 2], ids=["plain", "avx2", "avx512"])
-def isa(request):
-    if native is None:
-        pytest.skip("fewer._native is not built or switched off")
-    before, best = native.isa()
-    if request.param > best:
-        pytest.skip("this processor lacks the instruction set")
-    native.set_isa(request.param)
-    yield request.param
-    native.set_isa(before)
 
 
 @settings(max_examples=40, deadline=None)

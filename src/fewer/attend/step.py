@@ -23,26 +23,21 @@ class Attention:
 
     def __init__(self, groups: list[Group], store: Store, angles: Angles, dtype: torch.dtype, depth: int) -> None:
         self.store, self.spec, self.depth = store, store.spec, depth
-        native = serves(store.spec, dtype, store.dtype, store.device)
-        self.reads = [GroupRead(g, store, angles, native, depth) for g in groups]
-        self._step: kernel.Step | None = None  # the native call's tables, if all groups are plain
+        served = serves(store.spec, dtype, store.dtype, store.device)
+        self.reads = [GroupRead(g, store, angles, served, depth) for g in groups]
+        self.native: kernel.Step | None = None  # tables of a step that is one native call a layer (read)
         self._picking: Picking | None = None
         self._sharpen = sharpening(groups, store.spec.log_scale)
         self._costs: list[np.ndarray] = []  # entries read a layer, a group
-        if native and all(r.plain for r in self.reads):
-            self._step = self._tables()
+        if served and all(r.plain for r in self.reads):
+            self.native = self._tables()
             if any(r.selecting for r in self.reads):
-                self._picking = Picking(self.reads, self._step, store, depth)
-
-    @property
-    def native(self) -> kernel.Step | None:
-        """The tables of a step that is one native call a layer: see read()."""
-        return self._step
+                self._picking = Picking(self.reads, self.native, store, depth)
 
     @property
     def whole(self) -> kernel.Step | None:
-        """The same, if every row reads all that its sequence holds."""
-        return self._step if self._picking is None else None
+        """`native`, if every row reads all that its sequence holds."""
+        return self.native if self._picking is None else None
 
     def layer(
         self,
@@ -60,8 +55,8 @@ class Attention:
             q = q * self._attending(self._sharpen, locals_).to(q)[:, None, None]
         o = torch.empty_like(q)
         everyone = locals_ is None or all(rows is None for rows in locals_)
-        if self._step is not None and everyone:
-            kernel.append_kv(k, v, self._step, layer)
+        if self.native is not None and everyone:
+            kernel.append_kv(k, v, self.native, layer)
             self.read(layer, q, o)
             return o
         at = 0
@@ -76,12 +71,12 @@ class Attention:
 
     def read(self, layer: int, q: torch.Tensor, o: torch.Tensor) -> None:
         """q, o (T, Hq, d) of all rows, whose keys and values are appended, in one native call."""
-        assert self._step is not None
+        assert self.native is not None
         if self._picking is not None:
             self._picking.attend(layer, q, o)
         else:
             window, cap = self.spec.windows[layer] or 0, self.spec.attn_softcap or 0.0
-            kernel.attend(q, o, self._step, layer, self.spec.n_kv_heads, self.spec.scale, window, cap)
+            kernel.attend(q, o, self.native, layer, self.spec.n_kv_heads, self.spec.scale, window, cap)
         for r, cost in zip(self.reads, self._costs):
             r.entries_read += 0 if r.selecting else int(cost[layer])
 

@@ -79,11 +79,12 @@ class Decoder:
         turns = self._turns(groups)
         hidden: list[dict[str, torch.Tensor]] = [{} for _ in groups]
         x = self._inputs(step)
-        if self.stack is not None and attention.whole is not None and router is None and plain:
-            self.stack.run(x, turns, attention.whole, n_layers)
+        stack = self.stack if router is None and plain else None
+        if stack is not None and attention.whole is not None:
+            stack.run(x, turns, attention.whole, n_layers)
             attention.charge_all()
-        elif self.stack is not None and attention.native is not None and router is None and plain:
-            self._walk(x, step, self.stack.walk(x, turns, attention.native, n_layers), n_layers, attention)
+        elif stack is not None and attention.native is not None:
+            self._walk(x, step, stack.walk(x, turns, attention.native, n_layers), n_layers, attention)
         else:
             x = self._layers(x, step, n_layers, attention, router, turns, hidden)
         for layer in (*range(step.start), *range(n_layers, self.spec.n_layers)):
