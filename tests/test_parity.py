@@ -1,13 +1,13 @@
 """Parity with transformers, the oracle: tiny random models of every family, and the real files.
 
 Tiny: logits within 1e-5 in float32 for a whole prompt, for chunks of it, and for 16 decode steps after it.
-Real: the same 64 greedy tokens as transformers on the same dequantised weights, a batch of five prompts, one over 1,000
-tokens.
+Real: the same greedy tokens as transformers on the same dequantised weights, a batch of five prompts, one over 1,000 tokens:
+64 on SmolLM2 beside transformers, 24 on the others by its kept texts (parity_texts.py).
 """
 
 from __future__ import annotations
 
-from pydoc_data import topics
+import json
 
 import numpy as np
 import pytest
@@ -19,6 +19,8 @@ from fewer.models.load import load
 from fewer.models.source import open_source
 from fewer.plan import PLAIN
 from fewer.types import Group, Step, Told, chain
+from tests.parity_texts import FILE, NAMES, oracle, prompts
+from tests.real_models import MODELS
 from tests.test_hf_folders import HF
 from tests.tiny_files import HF_SIZES
 
@@ -56,25 +58,27 @@ def test_tiny_models_give_transformers_logits(tmp_path, family, chunks):
     assert torch.allclose(got, want, atol=1e-5, rtol=1e-5), float((got - want).abs().max())
 
 
-def prompts(tokenizer):
-    """Five continuations of real text, the last over 1,000 tokens."""
-    book = topics.topics
-    short = [book[k][:160] for k in ("assert", "booleans", "class", "lambda")]
-    long = tokenizer.encode("\n".join(book[k] for k in ("while", "with", "yield", "try", "if")))
-    return [tokenizer.encode(t) for t in short] + [long[:1010]]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["smollm", "qwen", "gemma"])
-def test_real_models_give_transformers_greedy_tokens(request, name):
-    path = request.getfixturevalue(name)
-    engine = fewer.open(path, dtype="float32", prefix_bytes=0)
+def test_a_real_model_gives_transformers_greedy_tokens(smollm):
+    engine = fewer.open(smollm, dtype="float32", prefix_bytes=0)
     asks = prompts(engine.tokenizer)
     ours = [out.tokens for out in engine.generate(asks, max_tokens=64, ignore_eos=True)]
     del engine
-    oracle = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    theirs = oracle(smollm)
     for ids, got in zip(asks, ours):
         with torch.no_grad():  # the oracle's choice after each of our prefixes: equal everywhere = its own greedy text
-            logits = oracle(torch.tensor([ids + got]), logits_to_keep=len(got) + 1).logits
+            logits = theirs(torch.tensor([ids + got]), logits_to_keep=len(got) + 1).logits
         want = logits[0, :-1].argmax(-1).tolist()
         assert got == want, f"differs at token {next(i for i, (a, b) in enumerate(zip(got, want)) if a != b)}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_real_models_give_the_kept_texts_of_transformers(request, name):
+    path, kept = request.getfixturevalue(name), json.loads(FILE.read_text())[name]
+    assert kept["sha256"] == MODELS[name].sha256
+    engine = fewer.open(path, dtype="float32", prefix_bytes=0)
+    asks = [t["prompt"] for t in kept["texts"]]
+    assert asks == prompts(engine.tokenizer)
+    ours = [out.tokens for out in engine.generate(asks, max_tokens=24, ignore_eos=True)]
+    assert ours == [t["text"][:24] for t in kept["texts"]]

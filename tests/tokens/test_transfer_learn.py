@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def test_kl_folds_new_tokens_into_their_first_piece() -> None:
     begins = torch.tensor([0, 1, 2, 0])
     assert float(objectives.kl(teacher, student, begins)) == pytest.approx(0.0, abs=1e-6)
     assert float(objectives.kl(teacher, student, torch.tensor([0, 1, 2, 1]))) > 0.05
+
+
+def test_kl_takes_the_coming_token_out_of_its_first_piece() -> None:
+    teacher = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
+    begins, coming, likely = torch.tensor([0, 1, 2, 0]), torch.tensor([3]), torch.log(torch.tensor([0.4]))
+    shares = {0.1: 0.0, 0.3: 0.4 * math.log(0.4 / 0.2) + 0.1 * math.log(0.1 / 0.3)}  # of the first piece alone
+    for alone, wanted in shares.items():
+        student = torch.log(torch.tensor([[alone, 0.3, 0.2, 0.5 - alone]]))
+        assert float(objectives.kl(teacher, student, begins, coming, likely)) == pytest.approx(wanted, abs=1e-6)
+        assert float(objectives.kl(teacher, student, begins, torch.tensor([-1]), likely)) == pytest.approx(
+            0.0, abs=1e-6
+        )
 
 
 def test_the_differentiable_pass_is_the_engines(pair: tuple[ends.End, ends.End]) -> None:

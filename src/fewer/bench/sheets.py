@@ -281,7 +281,37 @@ def fill(r: dict[str, Any]) -> list[Sheet]:
     return [Sheet("Decoding in a filled cache", note, columns, rows, drawn=1)]
 
 
+def prefill(r: dict[str, Any]) -> list[Sheet]:
+    results = r["results"]
+    keys = ("seconds", "times", "late", "reads", "score", "can", "kept")
+    note = f"{r['model']}, {r['tokens']:,} tokens in pieces of {r['chunk']:,}, the plans in turn. x: how many times as fast as "
+    note += "reading it whole; late: in the last quarter. Kept: of the facts that plain tells."
+    columns = ["plan", "seconds", "x plain", "x late", "entries read", "score", "plain can", "kept"]
+    depths = next(iter(results.values()))["depths"]
+    return [
+        Sheet("A document read sparsely", note, columns, [[n, *(x[k] for k in keys)] for n, x in results.items()], drawn=1),
+        Sheet(
+            "Facts told, by depth", "0 = the beginning, 1 = the end.", ["plan", *(f"{d:.2f}" for d in depths)],
+            [[n, *x["found"]] for n, x in results.items()], shaded=True,
+        ),
+    ]  # fmt: skip
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     f.__name__: f
-    for f in (speed, methods, quality, healing, speculation, handover, long, reach, endless, fill, heads, trace)
+    for f in (
+        speed,
+        methods,
+        quality,
+        healing,
+        speculation,
+        handover,
+        long,
+        reach,
+        endless,
+        fill,
+        prefill,
+        heads,
+        trace,
+    )
 }

@@ -21,6 +21,15 @@ app = typer.Typer(
     help="Measure speed beside other engines, each method's effect, drafting, what packing costs.", no_args_is_help=True
 )
 
+Texts = Annotated[
+    Path | None,
+    typer.Option(
+        "--texts",
+        envvar="FEWER_LONG_TEXTS",
+        help="Folder with squad.json and hotpotqa.json: real questions, Wikipedia as haystack.",
+    ),
+]
+
 
 @app.command()
 def speed(
@@ -107,6 +116,38 @@ def fill(
 
     with telling() as say:
         result = measure(model, plans or [], length, steps, seed, say, threads, requests)
+    deliver(result, as_json, csv, html, keep)
+
+
+@app.command()
+def prefill(
+    *,
+    model: o.Model = o.DEFAULT_MODEL,
+    plans: Annotated[
+        list[str],
+        typer.Option(
+            "--plan",
+            default_factory=lambda: ["minference:budget=0.1"],
+            help="A method that reads prompts sparsely, with its knobs; repeatable.",
+        ),
+    ],
+    length: Annotated[int, typer.Option("--length", help="Tokens of the document.")] = 4096,
+    questions: Annotated[int, typer.Option("--questions", help="Facts in it, each asked for.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the document.")] = 0,
+    texts: Texts = None,
+    threads: o.Threads = None,
+    keep: Keep = None,
+    as_json: o.Json = False,
+    csv: Csv = None,
+    html: Html = None,
+    debug: o.Debug = False,
+) -> None:
+    """A document read whole and sparsely, piece by piece in turn: seconds, entries read, and the facts each can tell."""
+    check(csv, html, keep)
+    from fewer.bench.prefill import measure
+
+    with telling() as say:
+        result = measure(model, plans, length, questions, seed, say, threads, texts, keep)
     deliver(result, as_json, csv, html, keep)
 
 
@@ -312,14 +353,7 @@ def long(
     ],
     items: Annotated[int, typer.Option("--items", help="Documents a task and length.")] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the tasks.")] = 0,
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            "--texts",
-            envvar="FEWER_LONG_TEXTS",
-            help="Folder with squad.json and hotpotqa.json: real questions, Wikipedia as haystack.",
-        ),
-    ] = None,
+    texts: Texts = None,
     show: Annotated[bool, typer.Option("--sample", help="Print one item of each task and stop.")] = False,
     threads: o.Threads = None,
     peer_python: Annotated[

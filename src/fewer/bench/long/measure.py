@@ -137,7 +137,7 @@ def measure(
         for tokens in lengths:
             for task in chosen:
                 items = tasks.make(task, n_items, tokens, seed, lambda t: len(tokenizer.encode(t, bos=False)), held)
-                prompts = [_prompt(eng, i) for i in items]
+                prompts = [ids_of(eng, i) for i in items]
                 done = _turns(eng, items, prompts, ways, f"{task} {tokens}", say)
                 out["results"] += [_report(w, task, tokens, done[w], done[ways[0]], eng) for w in ways if w in done]
                 for w in done:
@@ -212,7 +212,7 @@ def _once(eng: Engine, item: LongItem, ids: list[int], use: list[str]) -> Done:
     return Done(item.score(ran.texts[0]), ran, listener.heard)
 
 
-def _prompt(eng: Engine, item: LongItem) -> tuple[list[int], int]:
+def ids_of(eng: Engine, item: LongItem) -> tuple[list[int], int]:
     """Token ids of document and question, and how many of the last ones are not the document's."""
     tokenizer, chat = eng.tokenizer, eng.chat
     assert tokenizer is not None

@@ -88,6 +88,15 @@ def make(task: str, n_items: int, tokens: int, seed: int, count: Count, texts: T
     ]
 
 
+def about_one_text(n: int, tokens: int, seed: int, count: Count, texts: Texts) -> list[LongItem]:
+    """`n` items as of `multikey`, all of one document: a fact at each of n even depths, a question about each."""
+    p = Place(random.Random(f"one text {tokens} {seed}"), 0.5, tokens, count, texts)
+    facts, depths = list(zip(_keys(p.rng, n), _codes(p.rng, n))), [i / max(1, n - 1) for i in range(n)]
+    document = _hide(p, [FACT.format(key=k, value=v) for k, v in facts], depths)
+    asks = [f"What is the access code of the {k} mentioned in the text?" for k, _ in facts]
+    return [LongItem("multikey", document, a, (v,), d, 24) for a, (_, v), d in zip(asks, facts, depths)]
+
+
 def available(texts: Texts) -> list[str]:
     """Tasks that can be made of these texts."""
     return [t for t in TASKS if t not in SOURCES or t in texts.questions]

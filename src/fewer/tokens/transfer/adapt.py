@@ -126,6 +126,8 @@ class Rows:
         for i, p in made.match.pieces.items():
             first[i] = p[0] if p else -1
         self.begins = first
+        self.longer = torch.zeros(made.match.size, dtype=torch.bool)
+        self.longer[[i for i, p in made.match.pieces.items() if len(p) > 1]] = True
 
     def groups(self) -> list[dict[str, Any]]:
         return [
@@ -151,15 +153,32 @@ class Rows:
         a, b = objectives.common(
             objectives.borders(before, self.old.vocabulary.tokens), objectives.borders(ids, made.vocabulary.tokens)
         )
+        said = torch.log_softmax(taught, -1).gather(1, torch.tensor(before)[:, None])[:, 0]
         if self.kind == "kl":
             # logits at row n foretell token n, so those behind the border of token i stand at i + 1
             inside = (a + 1 < len(before)) & (b + 1 < len(ids))
             return objectives.kl(
-                taught[a[inside] + 1][:, : self.old.tokenizer.vocab_size], z[b[inside] + 1], self.begins
-            ), len(ids)
-        said = torch.log_softmax(taught, -1).gather(1, torch.tensor(before)[:, None])[:, 0]
+                taught[a[inside] + 1][:, : self.old.tokenizer.vocab_size], z[b[inside] + 1], self.begins,
+                *self._coming(torch.tensor(before), wanted, objectives.chunk_sums(said, a), a, b, inside),
+            ), len(ids)  # fmt: skip
         own = torch.log_softmax(z, -1).gather(1, wanted[:, None])[:, 0]
         return objectives.alm(objectives.chunk_sums(said, a), objectives.chunk_sums(own, b)), len(ids)
+
+    def _coming(
+        self,
+        before: torch.Tensor,
+        ids: torch.Tensor,
+        likely: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        inside: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What comes behind each border that is inside: a new token whose pieces are the whole next chunk, -1 if none is, and
+        the teacher's log likelihood of that chunk. before, ids: both cuts; a, b (C,): chunks' ends in them; likely (C,)."""
+        chunk = (torch.nonzero(inside)[:, 0] + 1).clamp(max=len(b) - 1)
+        coming, first = ids[b[inside] + 1], before[a[inside] + 1]
+        alone = (b[chunk] == b[inside] + 1) & self.longer[coming] & (self.begins[coming] == first)
+        return torch.where(alone, coming, -1), likely[chunk]
 
 
 class Net:

@@ -3,7 +3,9 @@
     chunks   the shortest stretches that begin and end at token borders of both cuts
     alm      Bernoulli KL between both models' likelihoods of each chunk, p^(1/t):      p log p/q + (1-p) log (1-p)/(1-q)
              (Cross-Tokenizer Distillation via Approximate Likelihood Matching)
-    kl       KL between both next-token distributions at common borders; a new token counts as the old piece it begins with
+    kl       KL between both next-token distributions at common borders; a new token counts as the old piece it begins with,
+             but the one that comes next, which has the likelihood of all its pieces: without it nothing says how much of
+             the first piece is the new token's
              (KL-based self-distillation for large language models, whose abstract leaves the alignment open)
     text     plain cross-entropy, for comparison
 
@@ -50,17 +52,38 @@ def alm(teacher: torch.Tensor, student: torch.Tensor, softness: float = SOFTNESS
     return (p.exp() * (p - q) - torch.expm1(p) * (not_p - not_q)).mean()
 
 
-def kl(teacher: torch.Tensor, student: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+def kl(
+    teacher: torch.Tensor,
+    student: torch.Tensor,
+    begins: torch.Tensor,
+    coming: torch.Tensor | None = None,
+    likely: torch.Tensor | None = None,
+) -> torch.Tensor:
     """teacher (C, V), student (C, V') logits at common borders; begins (V',): the old token each new one begins with, -1
-    for none."""
+    for none. coming (C,): the new token of more pieces than one that is next, -1 where none is; likely (C,): the log
+    likelihood of its pieces under the teacher."""
     known = torch.nonzero(begins >= 0)[:, 0]
-    q = torch.softmax(student, -1)[:, known]
-    folded = torch.zeros_like(teacher).index_add(1, begins[known], q)
+    q = torch.softmax(student, -1)
+    folded = torch.zeros_like(teacher).index_add(1, begins[known], q[:, known])
     covered = torch.zeros(teacher.shape[1], dtype=torch.bool)
     covered[begins[known]] = True
-    logp = torch.log_softmax(teacher.masked_fill(~covered, float("-inf")), -1)[:, covered]
-    logq = torch.log(folded[:, covered].clamp_min(1e-12))
-    return (logp.exp() * (logp - logq)).sum(-1).mean()
+    p = torch.softmax(teacher.masked_fill(~covered, float("-inf")), -1)
+    if coming is not None and likely is not None:
+        at = torch.nonzero(coming >= 0)[:, 0]
+        whole, first, own = likely[at].exp(), begins[coming[at]], q[at, coming[at]]
+        p, folded = (
+            torch.cat(
+                [
+                    x.index_put((at, first), -part, accumulate=True),
+                    x.new_zeros(len(x), 1).index_put((at, 0 * at), part),
+                ],
+                1,
+            )
+            for x, part in ((p, whole), (folded, own))
+        )
+        covered = torch.cat([covered, covered.new_ones(1)])
+    p, folded = p[:, covered].clamp_min(1e-12), folded[:, covered].clamp_min(1e-12)
+    return (p * (p.log() - folded.log())).sum(-1).mean()
 
 
 def text(student: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,164 @@
+"""`fewer bench prefill`: one long document read whole and by methods that read prompts sparsely, then asked many questions.
+
+Reading dominates at these lengths, so the document is read once a plan and every question starts from a fork of what was
+read. Facts lie at even depths of real English; each question asks for one. The plans take turns piece by piece, so that all
+meet the same hours of the machine:
+
+    times    plain's seconds of reading / the plan's        late    the same for the last quarter of the pieces
+    reads    entries read, of plain's                       kept    facts told, of those that plain tells
+
+The question is a part of the prompt and read as the plan reads; the answer is greedy and reads all, as these methods mean it.
+Does not: measure plans that keep less of the prompt, which need the question first (`fewer bench long`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fewer
+from fewer.bench.long.measure import ids_of
+from fewer.bench.long.tasks import LongItem, about_one_text
+from fewer.bench.long.texts import load
+from fewer.bench.record import head, save
+from fewer.engine import Engine
+from fewer.errors import BadRequest
+from fewer.kv.store import Store
+from fewer.plan import PLAIN, Seams, plan
+from fewer.types import Group, Out, Step, Told, chain
+
+ROOM = 160  # tokens beside the document: template, question, answer
+WHOLE = "plain"
+
+
+class Reader:
+    """One plan's reading of the document, piece by piece, and its answers."""
+
+    def __init__(self, eng: Engine, seams: Seams, length: int) -> None:
+        """length: tokens of the document with its longest question."""
+        self.eng, self.seams, self.length = eng, seams, length
+        self.store: Store = eng.stores["main"]
+        self.seq, self.told = self.store.new(), self._told(0)
+        self.seconds: list[float] = []
+        self.read = self.document_read = 0
+
+    def _told(self, seen: int) -> Told:
+        spec = self.eng.model.spec
+        heads = (spec.n_heads, spec.n_kv_heads)
+        told = Told(self.length, spec.n_layers, spec.windows, heads, spec.vocab, seen=seen, memory=self.eng.memory)
+        if self.seams.select is not None:
+            told.start(self.seams.select)
+        return told
+
+    def piece(self, ids: Sequence[int]) -> None:
+        """Read the next tokens of the document."""
+        start, before = time.perf_counter(), self.read
+        self._forward(self.seq, ids, self.told, self.seams, False)
+        self.seconds.append(time.perf_counter() - start)
+        self.document_read += self.read - before
+
+    def answer(self, question: Sequence[int], most: int, stops: frozenset[int]) -> list[int]:
+        """Greedy tokens after the document and this question, without the stop token."""
+        seq, told = self.store.fork(self.seq), self._told(self.told.seen)
+        try:
+            token, said = self._forward(seq, question, told, self.seams, True), list[int]()
+            told.decoding = True
+            while token not in stops and len(said) < most:
+                said.append(token)
+                told.generated.append(token)
+                token = self._forward(seq, [token], told, PLAIN, True)
+            return said
+        finally:
+            self.store.drop(seq)
+
+    def _forward(self, seq: int, ids: Sequence[int], told: Told, seams: Seams, asks: bool) -> int:
+        """Read and commit tokens; the likeliest next one where it is asked for, else -1."""
+        rows = chain(list(ids), told.seen)
+        want = np.array([len(ids) - 1]) if asks else None
+        outs: list[Out]
+        outs, spent = self.eng.model.forward(Step([Group(seq, rows, seams, told, want)], best=1), self.store)
+        self.store.commit(seq, rows, np.arange(len(ids)))
+        told.seen += len(ids)
+        self.read += sum(s.entries_read for s in spent)
+        return int(outs[0].best[0, 0]) if asks and outs[0].best is not None else -1
+
+
+def measure(
+    model: str = "smollm2-135m",
+    plans: Sequence[str] = ("minference:budget=0.1",),
+    length: int = 4096,
+    questions: int = 8,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda s: None,
+    threads: int | None = None,
+    texts: Path | None = None,
+    keep: Path | None = None,
+) -> dict[str, Any]:
+    """{"what": "prefill", ..., "results": {plan: figures}}. texts: a folder, see long/texts.py. keep: file for the result.
+
+    Raises BadRequest, and what opening a model or making a plan raises."""
+    seams = {WHOLE: PLAIN, **{p: plan([p]) for p in plans}}
+    if wrong := next((p for p, s in seams.items() if p != WHOLE and not _sparse(s)), None):
+        raise BadRequest(f"{wrong} does not read a prompt sparsely: `fewer bench long` measures such a plan")
+    if questions < 1 or length < 1024:
+        raise BadRequest(f"questions={questions} must be at least 1 and the length, {length}, at least 1024 tokens")
+    say(f"loading {model}")
+    eng = fewer.open(model, threads=threads, prefix_bytes=0)
+    tokenizer = eng.tokenizer
+    if tokenizer is None or length + ROOM > eng.model.spec.max_context:
+        raise BadRequest(
+            f"{model} needs a tokenizer and room for {length} + {ROOM} tokens, it has {eng.model.spec.max_context}"
+        )
+    items = about_one_text(questions, length, seed, lambda t: len(tokenizer.encode(t, bos=False)), load(texts))
+    asked = [ids_of(eng, item) for item in items]
+    document = asked[0][0][: min(len(ids) - n for ids, n in asked)]
+    longest = max(len(ids) for ids, _ in asked)
+    readers = {name: Reader(eng, s, longest) for name, s in seams.items()}
+    for at in range(0, len(document), eng.chunk):
+        for name, reader in readers.items():
+            say(f"{at:,} of {len(document):,} tokens: {name}")
+            reader.piece(document[at : at + eng.chunk])
+    given = "".join(f" --plan '{p}'" for p in plans) + (f" --texts {texts}" if texts else "")
+    command = f"fewer bench prefill -m {model} --length {length} --questions {questions} --seed {seed}{given}"
+    out: dict[str, Any] = {
+        **head("prefill", command, seed), "model": model, "tokens": len(document), "chunk": eng.chunk, "results": {},
+    }  # fmt: skip
+    for name, reader in readers.items():
+        found = []
+        for i, (item, (ids, _)) in enumerate(zip(items, asked)):
+            say(f"question {i + 1} of {questions}: {name}")
+            said = reader.answer(ids[len(document) :], item.max_tokens, tokenizer.eos)
+            found.append(item.score(tokenizer.decode(said)))
+        out["results"][name] = _figures(reader, found, items, readers[WHOLE], out["results"].get(WHOLE))
+        if keep is not None:
+            save(keep, out)
+    return out
+
+
+def _sparse(seams: Seams) -> bool:
+    select = seams.select
+    return select is not None and len(seams.methods()) == 1 and select.acts == "prompt"
+
+
+def _figures(
+    reader: Reader, found: list[float], items: list[LongItem], whole: Reader, plain: dict[str, Any] | None
+) -> dict[str, Any]:
+    """plain: those of the whole reading, None if these are it."""
+    late = -(-len(whole.seconds) // 4)
+    can = [i for i, f in enumerate(plain["found"] if plain else found) if f > 0]
+    return {
+        "seconds": round(sum(reader.seconds), 2),
+        "times": round(sum(whole.seconds) / sum(reader.seconds), 3),
+        "late": round(sum(whole.seconds[-late:]) / sum(reader.seconds[-late:]), 3),
+        "reads": round(reader.document_read / whole.document_read, 4),
+        "score": round(sum(found) / len(found), 4),
+        "can": len(can),
+        "kept": round(sum(found[i] for i in can) / len(can), 4) if can else None,
+        "found": found,
+        "depths": [item.depth for item in items],
+        "pieces": [round(s, 3) for s in reader.seconds],
+    }
