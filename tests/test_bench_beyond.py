@@ -68,3 +68,40 @@ def test_rope_makes_room(fewer, tiny, tmp_path):
     assert fewer(*asked, "--rope", "yarn:factor=2", "--scores", "ssmax").code == 0
     said = fewer(*asked, "--rope", "bent")
     assert said.code == 2 and "linear, ntk, yarn, power, truncated, random" in said.err
+
+
+def test_prefill_reads_one_document_for_all_questions(fewer, tiny, tmp_path):
+    keep = tmp_path / "p.json"
+    flags = ["--length", "1100", "--questions", "3", "--plan", "minference:budget=200", "--keep", str(keep)]
+    said = fewer("bench", "prefill", "-m", tiny, *flags)
+    assert said.code == 0 and "A document read sparsely" in said.out and "Facts told, by depth" in said.out
+    plain, sparse = json.loads(keep.read_text())["results"].values()
+    assert plain["depths"] == [0.0, 0.5, 1.0] and plain["reads"] == 1.0 > sparse["reads"] > 0.1
+    assert len(plain["pieces"]) == len(sparse["pieces"]) == 3
+    said = fewer("bench", "prefill", "-m", tiny, "--length", "1100", "--plan", "snapkv")
+    assert said.code == 2 and "`fewer bench long` measures such a plan" in said.err
+    said = fewer("bench", "prefill", "-m", tiny, "--length", "4000")
+    assert said.code == 2 and "room for 4000" in said.err
+
+
+def test_a_question_after_a_document_is_answered_as_the_engine_would(tiny):
+    from fewer.bench.prefill import Reader
+    from fewer.plan import PLAIN
+
+    eng = package.open(tiny, prefix_bytes=0)
+    ids = [5 * i % 90 for i in range(700)]
+    reader = Reader(eng, PLAIN, len(ids))
+    for at in range(0, 640, eng.chunk):
+        reader.piece(ids[at : min(640, at + eng.chunk)])
+    want = eng.generate(ids, max_tokens=6, ignore_eos=True).tokens
+    assert [reader.answer(ids[640:], 6, frozenset()) for _ in range(2)] == [want, want]
+
+
+def test_items_about_one_text_share_it():
+    from fewer.bench.long.tasks import about_one_text
+    from fewer.bench.long.texts import load
+
+    items = about_one_text(5, 2000, 3, lambda t: len(t) // 4, load(None))
+    assert len({i.document for i in items}) == 1 and len({i.question for i in items}) == 5
+    at = [i.document.index(f"is {i.answers[0]}.") / len(i.document) for i in items]
+    assert at == sorted(at) and at[0] < 0.05 and at[-1] > 0.9

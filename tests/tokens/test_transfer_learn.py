@@ -13,6 +13,7 @@ from fewer.errors import BadRequest
 from fewer.tokens.transfer import adapt, bits, dynamic, ends, hypernet, objectives, starts
 from fewer.tokens.transfer import transplant as work
 from fewer.tokens.transfer.causal import run, scores
+from fewer.tokens.transfer.composer import Composer
 from tests.cli_tiny import write_chat_model
 from tests.tokens.test_transfer import PAIRS, TEXT, quiet
 
@@ -143,3 +144,24 @@ def test_a_merged_prefix(pair: tuple[ends.End, ends.End]) -> None:
     assert found[0]["saved"] == 0 < found[1]["saved"] and found[0]["means"] != found[1]["means"]
     space = old.tokenizer.encode(" ")[0]
     assert not joins(space, ids[1]) and not joins(ids[0], space)
+
+
+def test_a_composer_learns_what_the_model_says_behind_the_plain_prefix(pair: tuple[ends.End, ends.End]) -> None:
+    old, _ = pair
+    dense = work.body(old)
+    same = Composer(old, dense, 0)
+    same.joins = lambda a, b: False  # nothing is merged, so nothing can differ
+    assert float(same.lesson(TEXT)[0].detach()) == pytest.approx(0.0, abs=1e-6)
+    learner = Composer(old, dense, 0)
+
+    def judged() -> float:
+        learner.rng = random.Random(1)
+        with torch.no_grad():
+            return sum(float(learner.lesson(TEXT)[0]) for _ in range(8))
+
+    before = judged()
+    adapt.train(learner, adapt.Lessons("hyper", 5.0, 0, steps=60), [TEXT], quiet)
+    assert 0 < judged() < before
+    with torch.no_grad():
+        plain = learner.compose([(5,)])[0]
+    torch.testing.assert_close(plain, old.matrix("embed")[5] * dense.spec.embed_scale)

@@ -37,6 +37,7 @@ def dynamic(
     from fewer.cli.session import on_interrupt
     from fewer.tokens.transfer import adapt, ends, texts
     from fewer.tokens.transfer import dynamic as work
+    from fewer.tokens.transfer.composer import Composer
     from fewer.tokens.transfer.transplant import body
 
     with telling() as say:
@@ -52,8 +53,8 @@ def dynamic(
         ways = {"means": work.means(embed, scale)}
         result: dict[str, Any] = headed("tokens dynamic", seed) | {"model": model}
         if minutes:
-            lessons = adapt.Lessons("hyper", minutes, seed)
-            net = adapt.Net(held, dense, seed)
+            lessons = adapt.Lessons("hyper", minutes, seed, tuple(languages))
+            net = Composer(held, dense, seed)
             with on_interrupt(lessons.stop):
                 result["trained"] = adapt.train(net, lessons, adapt.paragraphs(lessons), say)
             ways["net"] = net.compose

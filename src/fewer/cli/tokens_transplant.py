@@ -48,7 +48,9 @@ def transplant(
     languages: Annotated[
         list[str],
         typer.Option(
-            "--language", default_factory=list, help="Judge by the Declaration in these (eng fra ...), docs, code."
+            "--language",
+            default_factory=list,
+            help="Judge by the Declaration in these (eng fra ...), docs, code; adapt on them.",
         ),
     ],
     texts: Annotated[list[str], typer.Option("--text", default_factory=list, help="Judge by this file; repeatable.")],
@@ -82,7 +84,7 @@ def transplant(
     from fewer.tokens.transfer import transplant as work
     from fewer.tokens.transfer.ends import open_model, open_target
 
-    lessons: Lessons | None = None if adapt is None else training.Lessons(adapt, minutes, seed)
+    lessons: Lessons | None = None if adapt is None else training.Lessons(adapt, minutes, seed, tuple(languages))
     with telling() as say:
         import torch
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -31,16 +31,21 @@ KINDS = ("alm", "kl", "text", "hyper")
 BYTES = 900  # of a lesson
 TEXTS = 2  # lessons a step
 RATE = 0.03  # of a row's own typical size
+CALM = (
+    1 / 16
+)  # of the largest row's gradient: rows with far smaller ones learn slower, or those no text uses would wander
+OTHERS = 4096  # merged tokens of texts before that stand in the vocabulary of a lesson for the net
 
 
 @dataclass
 class Lessons:
-    """What to learn by, for how long, from which texts. `stop()` ends it early; what has been learnt is kept."""
+    """What to learn by, for how long, in which languages (those there is no text in do not count; none = all there are).
+    `stop()` ends it early; what has been learnt is kept."""
 
     kind: str
     minutes: float
     seed: int
-    languages: tuple[str, ...] = ("eng", "fra", "spa", "tur", "rus", "code")
+    languages: tuple[str, ...] = ()
     steps: int = 10**9
     stopped: bool = False
     began: float = field(default_factory=time.monotonic)
@@ -50,6 +55,7 @@ class Lessons:
             raise BadRequest(f"--adapt {self.kind!r} is not one of {', '.join(KINDS)}")
         if not self.minutes > 0:
             raise BadRequest(f"--minutes must be more than 0, not {self.minutes}")
+        self.languages = tuple(n for n in self.languages if n in texts.READ) or texts.READ
 
     def stop(self) -> None:
         self.stopped = True
@@ -65,7 +71,7 @@ def adapt(
     """The transplant with learnt rows, and how it went. corpus: texts to read instead of the shipped ones."""
     read = paragraphs(lessons, corpus)
     torch.manual_seed(lessons.seed)
-    learner = Net(old, dense, lessons.seed, made) if lessons.kind == "hyper" else Rows(old, made, dense, lessons.kind)
+    learner = Net(old, made, dense, lessons.seed) if lessons.kind == "hyper" else Rows(old, made, dense, lessons.kind)
     facts = train(learner, lessons, read, say)
     return replace(made, rows=learner.rows()), facts
 
@@ -81,7 +87,7 @@ def paragraphs(lessons: Lessons, corpus: list[str] | None = None) -> list[str]:
 
 
 class Learner(Protocol):
-    """What can be trained: `groups` of parameters with their rates, and a lesson's loss and tokens."""
+    """What can be trained: `groups` of parameters with their rates (and how `calm` rows are), and a lesson's loss and tokens."""
 
     def groups(self) -> list[dict[str, Any]]: ...
 
@@ -102,7 +108,11 @@ def train(learner: Learner, lessons: Lessons, read: list[str], say: Say) -> dict
         for i in range(TEXTS):
             loss, n = learner.lesson(read[(step * TEXTS + i) % len(read)])
             (loss / TEXTS).backward()
-            total, tokens = total + float(loss) / TEXTS, tokens + n
+            total, tokens = total + float(loss.detach()) / TEXTS, tokens + n
+        for group in optimizer.param_groups if step == 0 else ():
+            if calm := group.pop("calm", None):
+                largest = max(float(w.grad.pow(2).mean(-1).max().sqrt()) for w in group["params"])
+                group["eps"] = max(calm * largest, 1e-8)
         optimizer.step()
         step += 1
         first = total if first is None else first
@@ -131,7 +141,8 @@ class Rows:
 
     def groups(self) -> list[dict[str, Any]]:
         return [
-            {"params": [w], "lr": RATE * float(self.made.rows[n].pow(2).mean().sqrt())} for n, w in self.own.items()
+            {"params": [w], "lr": RATE * float(self.made.rows[n].pow(2).mean().sqrt()), "calm": CALM}
+            for n, w in self.own.items()
         ]
 
     def rows(self) -> dict[str, torch.Tensor]:
@@ -182,20 +193,20 @@ class Rows:
 
 
 class Net:
-    """A hypernetwork a matrix. made: whose rows it will predict, None if only the net is wanted."""
+    """A hypernetwork a matrix. made: whose rows it will predict."""
 
-    def __init__(self, old: End, dense: Decoder, seed: int, made: Transplant | None = None) -> None:
+    def __init__(self, old: End, made: Transplant, dense: Decoder, seed: int) -> None:
         assert isinstance(dense.head, DenseHead)
         self.old, self.made, self.dense, self.norm = old, made, dense, dense.head.norm
         self.matrices = {n: old.matrix(n) for n in (("embed",) if dense.spec.tied else ("embed", "head"))}
         self.nets = {n: hypernet.Hypernet(w.shape[1], float(w.pow(2).mean().sqrt())) for n, w in self.matrices.items()}
         self.rng = random.Random(seed)
+        self.others: deque[tuple[int, ...]] = deque(maxlen=OTHERS)
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(net.parameters()), "lr": 2e-3} for net in self.nets.values()]
+        return [{"params": list(net.parameters()), "lr": hypernet.RATE} for net in self.nets.values()]
 
     def rows(self) -> dict[str, torch.Tensor]:
-        assert self.made is not None
         known = [i for i, p in self.made.match.pieces.items() if p]
         pieces = [self.made.match.pieces[i] for i in known]
         out = {}
@@ -205,18 +216,15 @@ class Net:
                 out[n][known] = hypernet.predict(self.nets[n], self.matrices[n], pieces)
         return out
 
-    @torch.no_grad()
-    def compose(self, runs: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """(n, D) inputs of merged tokens, as dynamic.py asks for them."""
-        return hypernet.predict(self.nets["embed"], self.matrices["embed"], runs) * self.dense.spec.embed_scale
-
     def lesson(self, text: str) -> tuple[torch.Tensor, int]:
         spec, embed = self.dense.spec, self.matrices["embed"]
         first = opening(self.old.tokenizer)
         merged = hypernet.random_merges(self.old.tokenizer.encode(text, bos=False), self.rng)
         x = hypernet.predict(self.nets["embed"], embed, [(first,), *merged[:-1]]) * spec.embed_scale
         name = "head" if "head" in self.nets else "embed"
-        kinds = list(dict.fromkeys(t for t in merged if len(t) > 1))
+        own = dict.fromkeys(t for t in merged if len(t) > 1)
+        kinds = list(own | dict.fromkeys(self.others))
+        self.others.extend(own)
         place = {t: len(embed) + n for n, t in enumerate(kinds)}
         head = self.matrices[name]
         if kinds:

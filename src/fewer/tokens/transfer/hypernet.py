@@ -5,14 +5,15 @@
 Gates differ by the place counted from the front and from the back; they and B begin at 0, so the untrained net is Fast
 Vocabulary Transfer, and a token of one piece is always that piece: the paper's tie to the original embeddings holds by
 construction. Trained on random tokenizers: in each text, random neighbours are merged into tokens of up to MOST pieces,
-every text anew, and the frozen model must foretell the merged text; scores are over all old tokens and the text's merged ones.
+every text anew, and the frozen model must foretell the merged text; scores are over all old tokens, the text's merged ones
+and those of many texts before (without these nothing teaches a row to be unlikely where it does not belong).
 Zero-Shot Tokenizer Transfer, at small scale: the paper's net is a transformer and its tokenizers are sampled UnigramLMs.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 MOST = 4  # pieces of a token in training
 PLACES = 8
 WIDTH = 128
+RATE = 5e-4
 
 
 class Hypernet(nn.Module):
@@ -65,12 +67,18 @@ def predict(net: Hypernet, old: torch.Tensor, pieces: Sequence[Sequence[int]], b
     return torch.cat(out)
 
 
-def random_merges(ids: Sequence[int], rng: random.Random) -> list[tuple[int, ...]]:
-    """A text's tokens, some neighbours merged; how many is drawn anew for each text."""
+def anything(a: int, b: int) -> bool:
+    return True
+
+
+def random_merges(
+    ids: Sequence[int], rng: random.Random, joins: Callable[[int, int], bool] = anything
+) -> list[tuple[int, ...]]:
+    """A text's tokens, some neighbours that may join merged; how many is drawn anew for each text."""
     out, at, often = list[tuple[int, ...]](), 0, rng.uniform(0.1, 0.6)
     while at < len(ids):
         n = 1
-        while n < MOST and at + n < len(ids) and rng.random() < often:
+        while n < MOST and at + n < len(ids) and joins(ids[at + n - 1], ids[at + n]) and rng.random() < often:
             n += 1
         out.append(tuple(ids[at : at + n]))
         at += n

@@ -18,6 +18,7 @@ from fewer.train.texts import functions, held_out, passages
 LANGUAGES = ("eng", "fra", "deu", "spa", "tur", "fin", "rus", "hin", "kor")
 OTHERS = ("docs", "code")
 VERSES = {"eng": "en", "spa": "es", "fra": "fr", "tur": "tr", "rus": "ru"}
+READ = (*VERSES, *OTHERS)
 WINDOW = 1500  # bytes that are scored together
 
 
