@@ -104,7 +104,7 @@ def test_real_files(request, name):
 
 @pytest.mark.slow
 def test_real_weights_equal_transformers(smollm):
-    """All of one file; what Gemma and Qwen store otherwise shows in test_parity.py."""
+    """Every tensor of one file; what Gemma and Qwen store otherwise shows in test_parity.py."""
     pytest.importorskip("accelerate", reason="transformers reads GGUF only with accelerate")
     state = transformers.AutoModelForCausalLM.from_pretrained(smollm.parent, gguf_file=smollm.name).state_dict()
     theirs = {
@@ -123,7 +123,7 @@ def test_real_weights_equal_transformers(smollm):
     for name in source.names():
         other = others.get(name) or f"layers.{name.split('.')[1]}.{theirs[name.split('.')[2]]}"
         raw, want = source.raw(name), state[f"model.{other}.weight"]
-        if name == "embed":  # the first rows only: all of them take half a minute to dequantise
+        if len(raw.shape) == 2:  # the first rows: all of them take half a minute to dequantise
             raw, want = RawTensor(raw.kind, (64, raw.shape[1]), raw.data[:64]), want[:64]
         torch.testing.assert_close(raw.dense(), want, rtol=0, atol=0)
 

@@ -41,7 +41,7 @@ def test_byte_by_byte_is_a_fresh_start(one: ByteModel):
 @pytest.mark.parametrize("which", ["one", "two"])
 def test_exact_healing_finds_more_than_none(which: str, request: pytest.FixtureRequest):
     engine = request.getfixturevalue(which).engine
-    drawn = cuts(engine.tokenizer, 24, seed=1)
+    drawn = cuts(engine.tokenizer, 12, seed=1)
     right = {}
     for kind in ("none", "exact"):
         outs = engine.generate([c.prompt for c in drawn], raw=True, healing=kind, max_tokens=4)
