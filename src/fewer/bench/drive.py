@@ -70,14 +70,15 @@ class Peer:
 
 def launch(name: str, path: Path, threads: int, module: str = "fewer.bench.peers", more: Sequence[str] = ()) -> Peer:
     """Start an engine of a module like peers.py and wait until its model is loaded. Raises RuntimeError if it cannot."""
-    return _started(name, [sys.executable, "-m", module, name, str(path), str(threads), *more])
+    return _started(name, [sys.executable, "-m", module, name, str(path.absolute()), str(threads), *more])
 
 
 def launch_script(name: str, python: Path, script: str, *args: Any) -> Peer:
     """The same of a script beside this file, which imports nothing of fewer, in another environment. Raises BadRequest
     if `python` cannot be run, RuntimeError as above."""
+    given = [str(a.absolute() if isinstance(a, Path) else a) for a in args]
     try:
-        return _started(name, [str(python), str(Path(__file__).with_name(script)), *map(str, args)])
+        return _started(name, [str(python), str(Path(__file__).with_name(script)), *given])
     except OSError as e:
         raise BadRequest(f"cannot run {python}: {e.strerror or e}") from None
 

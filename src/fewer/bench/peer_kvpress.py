@@ -45,7 +45,7 @@ def load(path: str, threads: int, home: str) -> tuple[Job, str]:
     import transformers
 
     torch.set_num_threads(threads)
-    folder, name = os.path.split(Path(path).absolute()) if Path(path).is_file() else (path, None)
+    folder, name = os.path.split(path) if Path(path).is_file() else (path, None)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
     tokenizer.save_pretrained(home)  # KVzip loads it again, from where the model says it came from
