@@ -728,3 +728,19 @@ def test_ctrl_c_is_heard_while_the_library_trains(monkeypatch):
     seen = len(read)
     time.sleep(0.05)
     assert len(asked) == 2 and len(read) == seen
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+def test_of_a_large_corpus_a_part_is_read_evenly(tmp_path, share):
+    lines = [f"{i:07d} and so on\n" for i in range(120_000)]
+    (tmp_path / "a").write_text("".join(lines))
+    corpus = Corpus([tmp_path / "a"])
+    most = round(share * corpus.size)
+    taken = list(Corpus([tmp_path / "a"], most=most).stretches())
+    whole = list(corpus.stretches())
+    assert set(taken) <= set(whole) and taken[0] == whole[0]
+    assert abs(sum(map(len, taken)) - most) <= max(map(len, whole))
+    at = [whole.index(t) for t in taken]
+    assert max(b - a for a, b in zip(at, [*at[1:], len(whole)])) <= round(1 / share) + 1
+    blocks = sum(map(len, Corpus([tmp_path / "a"], most=most).blocks()))
+    assert abs(blocks - most) <= 1 << 18

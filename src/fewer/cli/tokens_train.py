@@ -25,6 +25,12 @@ Texts = Annotated[
     list[Path],
     typer.Option("--text", default_factory=list, help="A file of the corpus; repeatable. UTF-8, or any bytes."),
 ]
+Megabytes = Annotated[
+    int | None,
+    typer.Option(
+        "--megabytes", min=1, help="Of a larger corpus about so many, spread evenly: bounds memory. Default: all."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the tokenizer.json goes.")]
 
 
@@ -46,6 +52,7 @@ def train(
         Path | None, typer.Option("--terms", help="A file of strings that stay one token, one a line.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the random chunks.")] = None,
+    megabytes: Megabytes = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -57,10 +64,11 @@ def train(
         point, size=size, cut=cut, digits=digits, merge=merge, build=build, segment=segment, longest=longest, seed=seed
     )
     kept = lines(terms) if terms is not None else []
-    with _working(texts) as (corpus, say):
+    with _working(texts, megabytes) as (corpus, say):
         trained = recipe.train(wanted, corpus, say, kept)
-    path = export.save(trained.backend, out, trained.made)
-    _said(path, trained.made, as_json)
+    made = trained.made | ({} if megabytes is None else {"megabytes": megabytes})
+    path = export.save(trained.backend, out, made)
+    _said(path, made, as_json)
 
 
 def phrases(
@@ -70,6 +78,7 @@ def phrases(
     out: Out = Path("tokenizer.json"),
     count: Annotated[int, typer.Option("--count", help="Phrases to add.")] = 1000,
     most: Annotated[int, typer.Option("--words", help="Words of a phrase at most.")] = 3,
+    megabytes: Megabytes = None,
     as_json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -79,7 +88,7 @@ def phrases(
     from fewer.tokens.train import boundless, export
 
     held = json.loads(open_tokenizer(base).backend.to_str())
-    with _working(texts) as (corpus, say):
+    with _working(texts, megabytes) as (corpus, say):
         if corpus is None:
             raise BadRequest("give a corpus the phrases are counted in: --text FILE")
         backend, found = boundless.add_phrases(held, corpus, count, most, say)
@@ -109,7 +118,7 @@ def ways(as_json: o.Json = False, debug: o.Debug = False) -> None:
 
 
 @contextmanager
-def _working(texts: list[Path]) -> Iterator[tuple[Any, Callable[[str], None]]]:
+def _working(texts: list[Path], megabytes: int | None) -> Iterator[tuple[Any, Callable[[str], None]]]:
     """The corpus (None without files), and a way to say what is being done; both show on one bar."""
     from fewer.tokens.train.corpus import Corpus
 
@@ -124,7 +133,9 @@ def _working(texts: list[Path]) -> Iterator[tuple[Any, Callable[[str], None]]]:
             err.print(what)
 
     with bar:
-        yield (Corpus(texts, lambda done, total: bar.update(task, completed=done, total=total)) if texts else None), say
+        most = None if megabytes is None else megabytes * 1_000_000
+        corpus = Corpus(texts, lambda done, total: bar.update(task, completed=done, total=total), most)
+        yield corpus if texts else None, say
 
 
 def _said(path: Path, made: dict[str, Any], as_json: bool) -> None:

@@ -1,7 +1,8 @@
-"""Text and bytes from files, a stretch at a time: memory does not grow with the corpus.
+"""Text and bytes from files, a stretch at a time: what is held of the corpus does not grow with it.
 
 A stretch ends after a line where there is one within a block, else anywhere between two characters; no pre-token goes
-over its end, so a file is trained on as its lines are. Lines are kept as they are, \\r\\n too.
+over its end, so a file is trained on as its lines are. Lines are kept as they are, \\r\\n too. `most` bounds what counts of
+the text may grow by: stretches are then left out evenly, until so many bytes stay.
 Not done: other encodings than UTF-8, compressed files.
 """
 
@@ -24,10 +25,11 @@ def silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files, read again at every pass."""
+    """Files, read again at every pass; of a larger corpus about `most` bytes, spread evenly (None = all)."""
 
     paths: Sequence[Path]
     progress: Progress = silent
+    most: int | None = None
 
     @property
     def size(self) -> int:
@@ -44,16 +46,33 @@ class Corpus:
     def blocks(self, size: int = BLOCK) -> Iterator[bytes]:
         """Bytes as they lie, at most `size` at a time; none goes over a file's end."""
         total, done = self.size, 0
+        wanted = self._evenly(total)
         for path in self.paths:
             with path.open("rb") as file:
                 while block := file.read(size):
                     done += len(block)
                     self.progress(done, total)
-                    yield block
+                    if wanted(len(block)):
+                        yield block
+
+    def _evenly(self, total: int) -> Callable[[int], bool]:
+        """Asked for one stretch after the other by its size: is it among those that stay?"""
+        share, passed, taken = 1.0 if self.most is None else min(1.0, self.most / total), 0, 0
+
+        def wanted(size: int) -> bool:
+            nonlocal passed, taken
+            passed += size
+            if taken + size > share * passed + (1 - share) * size:
+                return False
+            taken += size
+            return True
+
+        return wanted
 
     def stretches(self) -> Iterator[str]:
         """Text. Raises BadRequest for ill-formed UTF-8, saying where."""
         total, done = self.size, 0
+        wanted = self._evenly(total)
         for path in self.paths:
             decoder = codecs.getincrementaldecoder("utf-8")()
             held, at = "", 0
@@ -75,7 +94,8 @@ class Corpus:
                         break
                     cut = held.rfind("\n") + 1 or (len(held) if len(held) >= BLOCK else 0)
                     if cut:
-                        yield held[:cut]
+                        if wanted(cut):
+                            yield held[:cut]
                         held = held[cut:]
-            if held:
+            if held and wanted(len(held)):
                 yield held
