@@ -2,7 +2,6 @@
 
     for each piece of whole sentences:  read  carried + piece + question  from position 0
         s_j = attention of the question's rows to token j at one layer, summed over heads and rows
-        carried tokens remember:  s_j = memory x their s_j of the piece before + (1 - memory) x s_j
         phrases: s is averaged over `phrase` neighbours;  the `topk` best tokens call for their sentences
         carried = those sentences, as token ids, the best first, as long as they fit into the budget
     answer from  carried + question
@@ -37,7 +36,6 @@ class CarriedSentences(Transform):
     question: int = knob(32, "last prompt tokens, read behind every piece", low=1)
     topk: int = knob(300, "tokens that call for their sentences", low=1)
     phrase: int = knob(9, "neighbours averaged: the length of an answer (odd)", low=1)
-    memory: float = knob(0.0, "how much of a carried token's score is what it had before", low=0.0, high=1.0)
     layer: float = knob(1.0, "depth at which to look, as a share of the layers", low=0.0, high=1.0)
 
     def run(self, tokens: list[int], forced: np.ndarray, told: Told, state: None) -> Work:
@@ -51,16 +49,13 @@ class CarriedSentences(Transform):
         room = max(0, budget - int(stay.sum()))
         depth = max(1, round(self.layer * told.n_layers))
         ends = sentence_ends(tokens[:first], told, self.piece)
-        carried, before = np.zeros(0, dtype=np.int64), torch.zeros(0)
+        carried = np.zeros(0, dtype=np.int64)
         for start, end in pieces(ends, self.piece):
             context = np.concatenate([carried, np.arange(start, end)])
             look = Look(depth - 1, rows=n - first, mass=True)
             yield from self.read([tokens[i] for i in context] + tokens[first:], n - first, depth, look)
-            scores = look.scores[: len(context)].clone()
-            scores[: len(carried)].lerp_(before.to(scores), self.memory)
-            phrases = mean_over_neighbours(scores, self.phrase)
-            carried = called_for(context, phrases, ends, self.topk, room, stay)
-            before = scores[torch.from_numpy(np.isin(context, carried))]
+            scores = mean_over_neighbours(look.scores[: len(context)], self.phrase)
+            carried = called_for(context, scores, ends, self.topk, room, stay)
         stay[carried] = True
         return np.flatnonzero(stay)
 
