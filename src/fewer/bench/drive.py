@@ -70,23 +70,24 @@ class Peer:
 
 def launch(name: str, path: Path, threads: int, module: str = "fewer.bench.peers", more: Sequence[str] = ()) -> Peer:
     """Start an engine of a module like peers.py and wait until its model is loaded. Raises RuntimeError if it cannot."""
-    return _started(name, [sys.executable, "-m", module, name, str(path.absolute()), str(threads), *more])
+    return _started(name, [sys.executable, "-m", module, name, path, str(threads), *more])
 
 
 def launch_script(name: str, python: Path, script: str, *args: Any) -> Peer:
     """The same of a script beside this file, which imports nothing of fewer, in another environment. Raises BadRequest
     if `python` cannot be run, RuntimeError as above."""
-    given = [str(a.absolute() if isinstance(a, Path) else a) for a in args]
     try:
-        return _started(name, [str(python), str(Path(__file__).with_name(script)), *given])
+        return _started(name, [str(python), Path(__file__).with_name(script), *args])
     except OSError as e:
         raise BadRequest(f"cannot run {python}: {e.strerror or e}") from None
 
 
-def _started(name: str, command: list[str]) -> Peer:
+def _started(name: str, command: list[Any]) -> Peer:
+    """Run a command; paths in it are given whole, since some engines look for a file's folder."""
+    given = [str(a.absolute() if isinstance(a, Path) else a) for a in command]
     chatter = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed with the peer)
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, text=True, encoding="utf-8"
+        given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, text=True, encoding="utf-8"
     )
     peer = Peer(name, process, chatter)
     try:

@@ -44,7 +44,7 @@ class Reader:
         self.store: Store = eng.stores["main"]
         self.seq, self.told = self.store.new(), self._told(0)
         self.seconds: list[float] = []
-        self.read = self.document_read = 0
+        self.reads = 0  # entries, of the document alone
 
     def _told(self, seen: int) -> Told:
         spec = self.eng.model.spec
@@ -56,35 +56,40 @@ class Reader:
 
     def piece(self, ids: Sequence[int]) -> None:
         """Read the next tokens of the document."""
-        start, before = time.perf_counter(), self.read
-        self._forward(self.seq, ids, self.told, self.seams, False)
+        start = time.perf_counter()
+        _, read = self._forward(self.seq, ids, self.told, self.seams, None)
         self.seconds.append(time.perf_counter() - start)
-        self.document_read += self.read - before
+        self.reads += read
 
     def answer(self, question: Sequence[int], most: int, stops: frozenset[int]) -> list[int]:
         """Greedy tokens after the document and this question, without the stop token."""
         seq, told = self.store.fork(self.seq), self._told(self.told.seen)
         try:
-            token, said = self._forward(seq, question, told, self.seams, True), list[int]()
+            token, said = self._next(seq, question, told, self.seams), list[int]()
             told.decoding = True
             while token not in stops and len(said) < most:
                 said.append(token)
                 told.generated.append(token)
-                token = self._forward(seq, [token], told, PLAIN, True)
+                token = self._next(seq, [token], told, PLAIN)
             return said
         finally:
             self.store.drop(seq)
 
-    def _forward(self, seq: int, ids: Sequence[int], told: Told, seams: Seams, asks: bool) -> int:
-        """Read and commit tokens; the likeliest next one where it is asked for, else -1."""
+    def _next(self, seq: int, ids: Sequence[int], told: Told, seams: Seams) -> int:
+        """The likeliest token after these, which are read."""
+        out, _ = self._forward(seq, ids, told, seams, np.array([len(ids) - 1]))
+        assert out.best is not None
+        return int(out.best[0, 0])
+
+    def _forward(
+        self, seq: int, ids: Sequence[int], told: Told, seams: Seams, want: np.ndarray | None
+    ) -> tuple[Out, int]:
+        """Read and commit tokens. -> what the forward says, entries read."""
         rows = chain(list(ids), told.seen)
-        want = np.array([len(ids) - 1]) if asks else None
-        outs: list[Out]
-        outs, spent = self.eng.model.forward(Step([Group(seq, rows, seams, told, want)], best=1), self.store)
+        (out,), spent = self.eng.model.forward(Step([Group(seq, rows, seams, told, want)], best=1), self.store)
         self.store.commit(seq, rows, np.arange(len(ids)))
         told.seen += len(ids)
-        self.read += sum(s.entries_read for s in spent)
-        return int(outs[0].best[0, 0]) if asks and outs[0].best is not None else -1
+        return out, sum(s.entries_read for s in spent)
 
 
 def measure(
@@ -154,7 +159,7 @@ def _figures(
         "seconds": round(sum(reader.seconds), 2),
         "times": round(sum(whole.seconds) / sum(reader.seconds), 3),
         "late": round(sum(whole.seconds[-late:]) / sum(reader.seconds[-late:]), 3),
-        "reads": round(reader.document_read / whole.document_read, 4),
+        "reads": round(reader.reads / whole.reads, 4),
         "score": round(sum(found) / len(found), 4),
         "can": len(can),
         "kept": round(sum(found[i] for i in can) / len(can), 4) if can else None,

@@ -93,8 +93,7 @@ def about_one_text(n: int, tokens: int, seed: int, count: Count, texts: Texts) -
     p = Place(random.Random(f"one text {tokens} {seed}"), 0.5, tokens, count, texts)
     facts, depths = list(zip(_keys(p.rng, n), _codes(p.rng, n))), [i / max(1, n - 1) for i in range(n)]
     document = _hide(p, [FACT.format(key=k, value=v) for k, v in facts], depths)
-    asks = [f"What is the access code of the {k} mentioned in the text?" for k, _ in facts]
-    return [LongItem("multikey", document, a, (v,), d, 24) for a, (_, v), d in zip(asks, facts, depths)]
+    return [LongItem("multikey", document, _question([k], False), (v,), d, 24) for (k, v), d in zip(facts, depths)]
 
 
 def available(texts: Texts) -> list[str]:
@@ -130,11 +129,22 @@ def _needles(
     """The first fact asked for lies at the wanted depth, all others anywhere."""
     facts = [FACT.format(key=k, value=v) for k, v in (*asked, *others)]
     depths = [p.depth, *(p.rng.random() for _ in facts[1:])]
-    named = f"the {keys[0]}" if len(keys) == 1 else f"the {', the '.join(keys[:-1])} and the {keys[-1]}"
     many = len(asked) > 1
-    ask = f"What {'are all the access codes' if many else 'is the access code'} of {named} mentioned in the text?"
     document = _hide(p, facts, depths)
-    return LongItem(task, document, ask, tuple(v for _, v in asked), _mean(depths[: len(asked)]), 64 if many else 24)
+    return LongItem(
+        task,
+        document,
+        _question(keys, many),
+        tuple(v for _, v in asked),
+        _mean(depths[: len(asked)]),
+        64 if many else 24,
+    )
+
+
+def _question(keys: list[str], many: bool) -> str:
+    """keys: whose values are asked for; many: there is more than one value."""
+    named = f"the {keys[0]}" if len(keys) == 1 else f"the {', the '.join(keys[:-1])} and the {keys[-1]}"
+    return f"What {'are all the access codes' if many else 'is the access code'} of {named} mentioned in the text?"
 
 
 def variables(p: Place) -> LongItem:

@@ -31,9 +31,8 @@ KINDS = ("alm", "kl", "text", "hyper")
 BYTES = 900  # of a lesson
 TEXTS = 2  # lessons a step
 RATE = 0.03  # of a row's own typical size
-CALM = (
-    1 / 16
-)  # of the largest row's gradient: rows with far smaller ones learn slower, or those no text uses would wander
+# Of the largest row's gradient: rows with far smaller ones learn slower, or those no text uses would wander.
+CALM = 1 / 16
 OTHERS = 4096  # merged tokens of texts before that stand in the vocabulary of a lesson for the net
 
 
@@ -199,7 +198,7 @@ class Net:
         assert isinstance(dense.head, DenseHead)
         self.old, self.made, self.dense, self.norm = old, made, dense, dense.head.norm
         self.matrices = {n: old.matrix(n) for n in (("embed",) if dense.spec.tied else ("embed", "head"))}
-        self.nets = {n: hypernet.Hypernet(w.shape[1], float(w.pow(2).mean().sqrt())) for n, w in self.matrices.items()}
+        self.nets = {n: hypernet.for_rows(w) for n, w in self.matrices.items()}
         self.rng = random.Random(seed)
         self.others: deque[tuple[int, ...]] = deque(maxlen=OTHERS)
 

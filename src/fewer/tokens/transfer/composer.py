@@ -32,7 +32,7 @@ class Composer:
         assert isinstance(dense.head, DenseHead)
         self.tokenizer, self.dense, self.head = old.tokenizer, dense, dense.head
         self.embed = old.matrix("embed")
-        self.net = hypernet.Hypernet(self.embed.shape[1], float(self.embed.pow(2).mean().sqrt()))
+        self.net = hypernet.for_rows(self.embed)
         self.joins, self.rng = inside_words(old.tokenizer), random.Random(seed)
 
     def groups(self) -> list[dict[str, Any]]:

@@ -49,6 +49,11 @@ class Hypernet(nn.Module):
         return torch.where(lengths[:, None] > 1, gated + own, e[:, 0])
 
 
+def for_rows(old: torch.Tensor) -> Hypernet:
+    """An untrained net for the rows `old` (V, D)."""
+    return Hypernet(old.shape[1], float(old.pow(2).mean().sqrt()))
+
+
 def padded(pieces: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Runs of ids -> (B, P) ids, 0 where a run is over, and (B,) lengths."""
     lengths = torch.tensor([len(p) for p in pieces])

@@ -71,19 +71,16 @@ def kl(
     if coming is not None and likely is not None:
         at = torch.nonzero(coming >= 0)[:, 0]
         whole, first, own = likely[at].exp(), begins[coming[at]], q[at, coming[at]]
-        p, folded = (
-            torch.cat(
-                [
-                    x.index_put((at, first), -part, accumulate=True),
-                    x.new_zeros(len(x), 1).index_put((at, 0 * at), part),
-                ],
-                1,
-            )
-            for x, part in ((p, whole), (folded, own))
-        )
+        p, folded = _apart(p, at, first, whole), _apart(folded, at, first, own)
         covered = torch.cat([covered, covered.new_ones(1)])
     p, folded = p[:, covered].clamp_min(1e-12), folded[:, covered].clamp_min(1e-12)
     return (p * (p.log() - folded.log())).sum(-1).mean()
+
+
+def _apart(x: torch.Tensor, at: torch.Tensor, first: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """x (C, V) with a further column: in rows `at`, `part` of column `first` moves there."""
+    column = x.new_zeros(len(x)).index_put((at,), part)
+    return torch.cat([x.index_put((at, first), -part, accumulate=True), column[:, None]], 1)
 
 
 def text(student: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
