@@ -1,10 +1,9 @@
-/* Scores of a few queries against many rows, of several matrices at once: out = q . rows^T, with attention's own kernels.
- * Widths are multiples of 8. */
+/* Scores of a few queries against many rows, of several matrices at once: out = q . rows^T. */
 #include "py_args.h"
 
 #include <string.h>
 
-#include "attend.h"
+#include "dots.h"
 #include "fewer.h"
 
 #define TASK_ROWS 512 /* rows of one task, a multiple of FW_BLOCK */
@@ -14,30 +13,39 @@ enum { Q, ROWS, OUT, COUNT, HALVES, FIELDS };
 
 typedef struct {
     const int64_t *matrices;
-    long count, n, width, dp; /* dp: width rounded up to 16 */
+    long count, n, width;
 } dots_call;
+
+fw_dots fw_dots_of(int worker, const float *q, long n, long width) {
+    fw_dots d = {.kernels = fw_attend_pick(), .n = n, .width = width, .dp = (width + 15) & ~15L};
+    d.q = fw_scratch(worker, 1, (size_t)((n + 2 * FW_BLOCK) * d.dp + n * FW_BLOCK) * sizeof(float));
+    d.rows = d.q + n * d.dp, d.turned = d.rows + FW_BLOCK * d.dp, d.s = d.turned + FW_BLOCK * d.dp;
+    d.kernels->widen(q, 0, n, width, width, d.dp, d.q);
+    return d;
+}
+
+void fw_dots_with(const fw_dots *d, const void *rows, int halves, long count) {
+    d->kernels->widen(rows, halves, count, d->width, d->width, d->dp, d->rows);
+    if (d->n <= d->kernels->few) d->kernels->dots(d->q, d->n, d->dp, d->rows, d->s);
+    else {
+        d->kernels->turn(d->rows, d->dp, d->turned);
+        d->kernels->dots_turned(d->q, d->n, d->dp, d->turned, d->s);
+    }
+}
 
 static long tasks_of(const int64_t *matrix) { return (long)(matrix[COUNT] + TASK_ROWS - 1) / TASK_ROWS; }
 
 static void do_rows(void *ctx, long task, int worker) {
     const dots_call *c = ctx;
-    const fw_attend_kernels *k = fw_attend_pick();
     const int64_t *m = c->matrices;
     for (; task >= tasks_of(m); m += FIELDS) task -= tasks_of(m);
-    float *q = fw_scratch(worker, 1, (size_t)((c->n + 2 * FW_BLOCK) * c->dp + c->n * FW_BLOCK) * sizeof(float));
-    float *rows = q + c->n * c->dp, *turned = rows + FW_BLOCK * c->dp, *s = turned + FW_BLOCK * c->dp;
-    k->widen((const void *)(intptr_t)m[Q], 0, c->n, c->width, c->width, c->dp, q);
+    fw_dots d = fw_dots_of(worker, (const float *)(intptr_t)m[Q], c->n, c->width);
     long end = (task + 1) * TASK_ROWS < m[COUNT] ? (task + 1) * TASK_ROWS : (long)m[COUNT], size = m[HALVES] ? 2 : 4;
     for (long at = task * TASK_ROWS, n; at < end; at += n) {
         n = end - at < FW_BLOCK ? end - at : FW_BLOCK;
-        k->widen((const char *)(intptr_t)m[ROWS] + at * c->width * size, (int)m[HALVES], n, c->width, c->width, c->dp, rows);
-        if (c->n <= k->few) k->dots(q, c->n, c->dp, rows, s);
-        else {
-            k->turn(rows, c->dp, turned);
-            k->dots_turned(q, c->n, c->dp, turned, s);
-        }
+        fw_dots_with(&d, (const char *)(intptr_t)m[ROWS] + at * c->width * size, (int)m[HALVES], n);
         for (long i = 0; i < c->n; i++)
-            memcpy((float *)(intptr_t)m[OUT] + i * m[COUNT] + at, s + i * FW_BLOCK, (size_t)n * sizeof(float));
+            memcpy((float *)(intptr_t)m[OUT] + i * m[COUNT] + at, d.s + i * FW_BLOCK, (size_t)n * sizeof(float));
     }
 }
 
@@ -45,7 +53,6 @@ static PyObject *py_dots(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     (void)self;
     dots_call c;
     if (!fw_args("dots", args, n, "plll", &c.matrices, &c.count, &c.n, &c.width)) return NULL;
-    c.dp = (c.width + 15) & ~15L;
     long tasks = 0;
     for (long i = 0; i < c.count; i++) tasks += tasks_of(c.matrices + i * FIELDS);
     Py_BEGIN_ALLOW_THREADS

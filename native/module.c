@@ -5,7 +5,8 @@
 #include "fewer.h"
 
 extern PyMethodDef fw_attend_methods[], fw_linear_methods[], fw_pack_methods[], fw_block_methods[],
-    fw_stack_methods[], fw_limit_methods[], fw_gather_methods[], fw_dots_methods[];
+    fw_stack_methods[], fw_limit_methods[], fw_gather_methods[], fw_dots_methods[],
+    fw_ranking_methods[];
 
 static PyObject *py_set_threads(PyObject *self, PyObject *arg) {
     (void)self;
@@ -61,7 +62,7 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__native(void) {
     PyMethodDef *parts[] = {fw_attend_methods, fw_linear_methods, fw_pack_methods,
                             fw_block_methods,  fw_stack_methods,  fw_limit_methods, fw_gather_methods,
-                            fw_dots_methods};
+                            fw_dots_methods,   fw_ranking_methods};
     PyObject *m = PyModule_Create(&module);
     for (size_t i = 0; m != NULL && i < sizeof parts / sizeof *parts; i++)
         if (PyModule_AddFunctions(m, parts[i]) < 0) Py_CLEAR(m);

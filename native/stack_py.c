@@ -38,20 +38,23 @@ static PyObject *stack_run(PyObject *self, PyObject *const *args, Py_ssize_t n) 
     (void)self;
     const fw_stack *s = n < 1 ? NULL : PyCapsule_GetPointer(args[0], STACK_NAME);
     if (s == NULL) return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "stack_run: a stack comes first");
-    long layers;
+    long from, to;
     float *x;
     const float *const *cos, *const *sin;
     const uint8_t *const *visible;
     const int64_t *staged;
     fw_rows r = {.n_kv_heads = s->n_kv_heads};
-    if (!fw_args("stack_run", args + 1, n - 1, "lppplppppppl", &layers, &x, &cos, &sin, &r.n_seq, &r.row_start, &r.tables,
-                 &r.nseg, &r.pos, &visible, &staged, &r.d))
+    fw_reads reads;
+    if (!fw_args("stack_run", args + 1, n - 1, "llppplpppppppppl", &from, &to, &x, &cos, &sin, &r.n_seq, &r.row_start, &r.tables,
+                 &r.nseg, &r.pos, &visible, &staged, &reads.picked, &reads.heads, &reads.rank_from, &r.d))
         return NULL;
-    if (layers < 0 || layers > s->n_layers || r.n_seq < 0)
-        return PyErr_Format(PyExc_ValueError, "stack_run: %ld of %ld layers, %ld sequences", layers, s->n_layers, r.n_seq);
+    if (from < 0 || from > to || to > s->n_layers || r.n_seq < 0)
+        return PyErr_Format(PyExc_ValueError, "stack_run: layers %ld to %ld of %ld, %ld sequences", from, to, s->n_layers, r.n_seq);
+    int ok;
     Py_BEGIN_ALLOW_THREADS
-    fw_layers(s, layers, x, r, cos, sin, visible, staged);
+    ok = fw_layers(s, from, to, x, r, cos, sin, visible, staged, reads);
     Py_END_ALLOW_THREADS
+    if (!ok) return PyErr_Format(PyExc_IndexError, "picked places must ascend and be among the sequence's entries");
     Py_RETURN_NONE;
 }
 
@@ -77,7 +80,8 @@ static PyObject *stack_between(PyObject *self, PyObject *const *args, Py_ssize_t
 #define FAST(name, doc) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, doc}
 PyMethodDef fw_stack_methods[] = {
     FAST(stack_new, "stack_new(blocks, windows, n_heads, n_kv_heads, scale, softcap) -> handle; keep the blocks alive"),
-    FAST(stack_run, "stack_run(stack, layers, x, cos, sin, n_seq, row_start, tables, nseg, pos, visible, staged, head_dim)"),
+    FAST(stack_run, "stack_run(stack, from, to, x, cos, sin, n_seq, row_start, tables, nseg, pos, visible, staged, picked, heads, rank_from, "
+                    "head_dim)"),
     FAST(stack_between, "stack_between(stack, from, to, x, o, q, cos, sin, n_seq, row_start, tables, nseg, pos, head_dim)"),
     {NULL, NULL, 0, NULL},
 };

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewer.kernels import attention_reference as reference
-from fewer.kernels.attention import Step, append_kv, attend, picked
+from fewer.kernels.attention import Step, append_kv, attend, packed
 from tests.attention_cases import DTYPES, SETTINGS, Keys, cases, present, random_keys, run
 
 
@@ -53,7 +53,7 @@ def test_picked_places_equal_the_reference_and_a_gathered_copy(isa, case):
     how = {"window": case["window"], "softcap": case["softcap"]}
     rng, g = np.random.default_rng(case["seed"]), case["group"]
     places = [None if rng.random() < 0.2 else random_picks(rng, k) for k in keys]
-    picks = [None if p is None else picked(p) for p in places]
+    picks = [None if p is None else packed(p) for p in places]
     width = max(len(k) for s in keys for k in s.k)
     slot = torch.arange(len(q))
     got, want = (torch.full((len(q), q.shape[1], width), 5.0) for _ in range(2))
@@ -77,7 +77,7 @@ def test_places_that_are_not_there_are_refused(isa):
     q = torch.randn(2, 4, 16)
     for bad in ([[0, 1], [5]], [[3, 3], []], [[-1], []], [[2, 1], []]):
         with pytest.raises(IndexError, match="ascend"):
-            run(q, [keys.table()], [[50, 51]], [2], 2, picks=[picked([torch.tensor(b).long() for b in bad])])
+            run(q, [keys.table()], [[50, 51]], [2], 2, picks=[packed([torch.tensor(b).long() for b in bad])])
     for bad in ([5, 9, 1], [9, 3, 0, 1, 2], [-1, 2, 0, 1], [2]):
         with pytest.raises(ValueError, match="end at"):
             run(q, [keys.table()], [[50, 51]], [2], 2, picks=[np.array(bad)])

@@ -63,8 +63,16 @@ def test_the_stack_is_the_loop(variant, stop):
     assert spent_a == spent_b
 
 
+WALKED = [
+    "quest:budget=8,block=3,full_layers=1",
+    "tokenbutler:budget=6,file=untrained",
+    "tidaldecode:budget=4,full_layers=1,reselect_layer=1",
+    "recycled-attention:budget=6,stride=3",
+]
+
+
 @pytest.mark.parametrize("variant", ["llama", "gemma3"])
-@pytest.mark.parametrize("use", ["quest:budget=8,block=3,full_layers=1", "tokenbutler:budget=6,file=untrained"])
+@pytest.mark.parametrize("use", WALKED)
 def test_a_walk_is_the_loop(variant, use):
     """Rows that pick, beside rows that read all: the same text and reads, with and without a stack."""
     prompts, plans = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9], [2, 7, 1, 8], list(range(20))], [[use], [], [use]]

@@ -15,6 +15,7 @@ import torch
 from fewer.attend.reader import SCRATCH, GroupRead
 from fewer.attend.tables import sequence_table
 from fewer.kernels import attention as kernel
+from fewer.kernels.ranking import Ahead, Behind, Read, count, read_by
 from fewer.kv.store import Store
 from fewer.kv.view import View
 
@@ -40,14 +41,16 @@ class Picking:
             for i in range(len(r.group.rows) if r.selecting else 1):
                 before = torch.arange(i) if r.visible is None else r.visible[i, :i].nonzero().flatten()
                 self._rows.append(Row(r, i, at + i, before) if r.selecting else None)
-        self._step = whole if len(self._rows) == len(reads) else self._apart(reads, whole)
+        self._apart_from_whole = len(self._rows) > len(reads)
+        self._step = self._apart(reads, whole) if self._apart_from_whole else whole
+        self._shape, self._none = (store.spec.n_heads, store.spec.head_dim), torch.empty(0)
         self._parts = {(0, len(self._rows)): self._step}  # sequences first .. last - 1 of the call
 
     def attend(self, layer: int, q: torch.Tensor, o: torch.Tensor) -> None:
         """q, o (T, Hq, d); keys and values are appended. Charges what the selecting groups read.
 
         One call, unless a row picks by what a row that it descends from is about to see."""
-        picks, looking, first = list[np.ndarray | None](), list[tuple[Row, View]](), 0
+        picks, looking, first = list[Read | None](), list[tuple[Row, View]](), 0
         for i, row in enumerate(self._rows):
             if row is None:
                 picks.append(None)
@@ -61,6 +64,22 @@ class Picking:
                 looking.append((row, view))
         self._call(layer, q, o, first, len(self._rows), picks, looking)
 
+    def ahead(self, first: int, depth: int) -> Ahead | None:
+        """What the layers from `first` on read, as far as every row that selects knows it; None = not one of them.
+
+        Rows that descend from others are asked layer by layer: what they pick among is made there."""
+        if self._apart_from_whole:
+            return None
+        known = list[list[Read | None]]()
+        while first + len(known) < depth and all(
+            row is None or self._knows(row, first + len(known)) for row in self._rows
+        ):
+            layer = first + len(known)
+            known.append(
+                [None if r is None else self._picked(r, layer, self._none, self._view(r, layer)) for r in self._rows]
+            )
+        return Ahead(known, self._shape) if known else None
+
     # ------------------------------------------------------------------ inside
     def _call(
         self,
@@ -69,7 +88,7 @@ class Picking:
         o: torch.Tensor,
         first: int,
         last: int,
-        picks: list[np.ndarray | None],
+        picks: list[Read | None],
         looking: list[tuple[Row, View]],
     ) -> None:
         """Sequences first .. last - 1 attend; those that look are shown what their rows gave each entry."""
@@ -81,7 +100,7 @@ class Picking:
             slots[[row.at - at.start for row, _ in looking]] = torch.arange(len(looking))
         kernel.attend(
             q[at], o[at], self._part(first, last), layer, self._heads, spec.scale, spec.windows[layer] or 0,
-            spec.attn_softcap or 0.0, mass=mass, mass_slot=slots, picks=picks,
+            spec.attn_softcap or 0.0, mass=mass, mass_slot=slots, picks=read_by(picks, q),
         )  # fmt: skip
         for j, (row, view) in enumerate(looking):
             assert mass is not None
@@ -108,21 +127,21 @@ class Picking:
         fresh = View([self._store.in_flight(r.seq, layer)], self._heads).pick([row.before] * self._heads, SCRATCH)
         return View([*segments, fresh], self._heads, in_flight=len(row.before), edits=edits)
 
-    def _picked(self, row: Row, layer: int, q: torch.Tensor, view: View) -> np.ndarray | None:
-        """The places that the native call reads for a row; None = all."""
+    def _picked(self, row: Row, layer: int, q: torch.Tensor, view: View) -> Read | None:
+        """What the native call reads for a row; None = all."""
         r = row.read
         select = r.seams.select
         assert select is not None
-        idx = select.pick(layer, row.local, q, view, r.told, r.told.of(select))
+        picks = select.pick(layer, row.local, q, view, r.told, r.told.of(select))
         lens = view.lens()
         r.bytes_scanned += view.scanned
-        r.entries_read += self._heads + (int(lens.sum()) if idx is None else sum(map(len, idx)))
-        if idx is None:
-            return None
-        held = lens - len(row.before)
-        if len(row.before):
-            idx = [torch.where(p < n, p, n + row.before[(p - n).clamp_min(0)]) for p, n in zip(idx, held.tolist())]
-        return kernel.picked(idx, held + row.local)
+        r.entries_read += self._heads + (int(lens.sum()) if picks is None else count(picks))
+        return None if picks is None else Read(row.at, picks, Behind(row.local, row.before, lens - len(row.before)))
+
+    def _knows(self, row: Row, layer: int) -> bool:
+        select, told = row.read.seams.select, row.read.told
+        assert select is not None
+        return select.knows(layer, row.local, told, told.of(select))
 
     def _looks(self, row: Row, layer: int) -> bool:
         select, told = row.read.seams.select, row.read.told

@@ -14,6 +14,7 @@ import torch
 
 from fewer.attend.one import attend
 from fewer.attend.tables import sequence_table
+from fewer.kernels.ranking import listed
 from fewer.kv.segment import Meter, Segment, pack_heads, pack_stacked
 from fewer.kv.store import Sequence, Store
 from fewer.kv.view import View
@@ -247,7 +248,8 @@ class GroupRead:
                 more = fresh.pick([before] * heads, SCRATCH)
                 view = View([*committed, more], heads, in_flight=len(before), edits=edits)
             view.scanned = 0
-            idx = select.pick(layer, local, q[i], view, self.told, state)
+            asked_for = select.pick(layer, local, q[i], view, self.told, state)
+            idx = None if asked_for is None else listed(asked_for, q[i])
             looks = idx is None and select.looks(layer, local, self.told, state)
             old = view.segments if idx is None else [view.pick(idx, SCRATCH)]
             asked = np.zeros(1, dtype=np.int64) if i in slot or looks else None

@@ -14,6 +14,7 @@ from fewer.attend.picking import Picking
 from fewer.attend.reader import Angles, GroupRead
 from fewer.attend.tables import sequence_table
 from fewer.kernels import attention as kernel
+from fewer.kernels.ranking import Ahead
 from fewer.kv.store import Store
 from fewer.types import Group
 
@@ -79,6 +80,14 @@ class Attention:
             kernel.attend(q, o, self.native, layer, self.spec.n_kv_heads, self.spec.scale, window, cap)
         for r, cost in zip(self.reads, self._costs):
             r.entries_read += 0 if r.selecting else int(cost[layer])
+
+    def ahead(self, first: int) -> Ahead | None:
+        """What the layers from `first` on read, as far as it is known already; None = not even that layer's."""
+        reads = None if self._picking is None else self._picking.ahead(first, self.depth)
+        if reads is not None:
+            for r, cost in zip(self.reads, self._costs):
+                r.entries_read += 0 if r.selecting else int(cost[first : first + len(reads.picked)].sum())
+        return reads
 
     def _attending(self, of_rows: torch.Tensor, locals_: list[np.ndarray | None] | None) -> torch.Tensor:
         """What belongs to the attending rows, of something (T,) that each row has."""

@@ -140,7 +140,7 @@ def attend(
     mass: (slots, Hq, n) float32, receives the probabilities of each row r with mass_slot[r] >= 0, in that slot; by
     place among the sequence's entries in order (in-flight ones last), 0 where the row does not see. mass_slot: (T,)
     int64. n must be at least the sequence's entries. Values that a row does not see must still be finite.
-    picks: per sequence None or picked(..): what its rows read, and nothing else; probabilities are by place among these.
+    picks: per sequence None or packed(..): what its rows read, and nothing else; probabilities are by place among these.
     Raises IndexError for places that do not ascend or are not there.
     """
     if q.dim() != 3 or n_kv_heads < 1 or q.shape[1] % n_kv_heads or q.shape[2] % 8 or not 8 <= q.shape[2] <= 256:
@@ -166,7 +166,7 @@ def attend(
     )  # fmt: skip
 
 
-def picked(places: Sequence[torch.Tensor], last: np.ndarray | None = None) -> np.ndarray:
+def packed(places: Sequence[torch.Tensor], last: np.ndarray | None = None) -> np.ndarray:
     """Ascending places of each kv-head, in-flight ones counted behind the committed, as attend() takes them: int64
     [ends of head 0 .. H - 1, places of head 0, of head 1, ..]. last (H,): one more place of each head, behind the others."""
     pieces = [np.fromiter(itertools.accumulate(len(p) + (last is not None) for p in places), np.int64, len(places))]
@@ -183,7 +183,7 @@ def _check_picks(picks: Sequence[np.ndarray | None], n_seq: int, heads: int) -> 
         if p is None:
             continue
         if p.dtype != np.int64 or p.ndim != 1 or not p.flags.c_contiguous:
-            raise TypeError("picks must be contiguous int64 vectors: make them with picked()")
+            raise TypeError("picks must be contiguous int64 vectors: make them with packed()")
         ends = [0, *p[:heads].tolist()]
         if len(p) < heads or len(p) != heads + ends[-1] or ends != sorted(ends):
             raise ValueError(f"picks of {heads} kv heads end at {ends[1:]} but hold {len(p) - heads} places")

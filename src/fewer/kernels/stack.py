@@ -15,6 +15,7 @@ import torch
 from fewer.kernels.attention import Step
 from fewer.kernels.block import PackedBlock
 from fewer.kernels.native import native
+from fewer.kernels.ranking import Ahead
 from fewer.models.spec import Spec
 
 
@@ -36,9 +37,8 @@ class PackedStack:
         """
         assert native is not None
         cos, sin = self._checked(x, turns, step, depth)
-        native.stack_run(
-            self._handle, depth, x.data_ptr(), cos.ctypes.data, sin.ctypes.data, *step.addresses, self.spec.head_dim
-        )
+        data = (x.data_ptr(), cos.ctypes.data, sin.ctypes.data)
+        native.stack_run(self._handle, 0, depth, *data, *step.addresses, 0, 0, 0, self.spec.head_dim)
 
     def walk(self, x: torch.Tensor, turns: Sequence[tuple[torch.Tensor, torch.Tensor]], step: Step, depth: int) -> Walk:
         """The same, layer by layer; arguments and errors as run()'s."""
@@ -77,17 +77,31 @@ class Walk:
         self._alive = x, at, turns, step
         shape = (len(step.pos), spec.n_heads, spec.head_dim)
         self.q, self.o, self._at = torch.empty(shape), torch.empty(shape), -1
-        data = (x.data_ptr(), self.o.data_ptr(), self.q.data_ptr(), at[0].ctypes.data, at[1].ctypes.data)
-        self._handle, self._args = handle, (*data, *step.addresses[:5], spec.head_dim)
+        turned = (at[0].ctypes.data, at[1].ctypes.data)
+        self._handle, self._depth, self._head_dim = handle, len(at[0]), spec.head_dim
+        self._through = (x.data_ptr(), *turned, *step.addresses)
+        self._args = (x.data_ptr(), self.o.data_ptr(), self.q.data_ptr(), *turned, *step.addresses[:5], spec.head_dim)
 
     def to(self, layer: int) -> torch.Tensor:
         """Queries (T, Hq, d) of the next layer; its keys and values are appended."""
         self._between(layer)
         return self.q
 
+    def through(self, first: int, reads: Ahead) -> None:
+        """Run the layers from `first` on for which it is known what they read, attention and all.
+
+        Raises IndexError for places that do not ascend or are not there."""
+        assert native is not None
+        last = first + len(reads.picked)
+        if last > self._depth:
+            raise ValueError(f"{last} layers of {self._depth}")
+        self.leave()
+        native.stack_run(self._handle, first, last, *self._through, *reads.addresses(), self._head_dim)
+
     def leave(self) -> None:
         """Finish the layer whose attention is in `o`; else to() does so on the way."""
-        self._between(-1)
+        if self._at >= 0:
+            self._between(-1)
 
     def _between(self, layer: int) -> None:
         assert native is not None

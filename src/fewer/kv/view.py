@@ -29,6 +29,7 @@ class View:
         self.edits = edits
         self._table, self._cum = table, None if table is None else np.cumsum(table[:, 4 + n_heads :], axis=0)
         self._raw: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._first: dict[int, int | None] = {}
 
     def lens(self) -> np.ndarray:
         """(H,) entries per kv-head."""
@@ -103,6 +104,11 @@ class View:
 
     def _dense(self, h: int) -> int | None:
         """The first position of kv-head h, if none is missing from it to the last; of no entries 0."""
+        if h not in self._first:
+            self._first[h] = self._first_if_dense(h)
+        return self._first[h]
+
+    def _first_if_dense(self, h: int) -> int | None:
         mine = [s for s in self.segments if s.len[h]]
         if not mine:
             return 0

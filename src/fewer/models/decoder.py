@@ -124,11 +124,17 @@ class Decoder:
 
     def _walk(self, x: torch.Tensor, step: Step, walk: Walk, depth: int, attention: Attention) -> None:
         """The same in place, with everything but attention in native calls."""
-        for layer in range(depth):
+        layer = 0
+        while layer < depth:
+            if (reads := attention.ahead(layer)) is not None:
+                walk.through(layer, reads)
+                layer += len(reads.picked)
+                continue
             attention.read(layer, walk.to(layer), walk.o)
             if layer == 0:
                 walk.leave()
                 _tell(step, x)
+            layer += 1
         walk.leave()
 
     def _turns(self, groups: list[Group]) -> list[Turn]:

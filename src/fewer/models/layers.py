@@ -36,11 +36,14 @@ class Block(Protocol):
 
 class Walk(Protocol):
     """Layer by layer: to(layer) -> queries (T, Hq, d), keys and values appended; the caller puts their attention into o;
-    leave() finishes the layer, as the next to() does otherwise."""
+    leave() finishes the layer, as the next to() does otherwise. through() runs layers whose reads are known, as attention
+    names them."""
 
     o: torch.Tensor
 
     def to(self, layer: int) -> torch.Tensor: ...
+
+    def through(self, first: int, reads: Any) -> None: ...
 
     def leave(self) -> None: ...
 

@@ -8,6 +8,7 @@ positions, so it holds where heads and layers keep different entries. Does not: 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from fewer.kernels.dots import dots
@@ -49,4 +50,7 @@ def favourites(
 
 def top(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Ascending places of the k highest scores."""
-    return scores.topk(min(k, len(scores))).indices.sort().values
+    least = max(0, len(scores) - k)
+    if scores.is_cpu and least:  # several times as fast as topk where k is large
+        return torch.from_numpy(np.sort(np.argpartition(scores.numpy(), least)[least:]))
+    return scores.topk(len(scores) - least).indices.sort().values

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from fewer.kernels.ranking import Picks
 from fewer.kv.segment import Encoded
 from fewer.kv.view import View
 from fewer.seams.asks import Work
@@ -86,9 +87,12 @@ class Select(Method):
         """With needs = {"hidden"}: x (m, D), the hidden states of a step's rows behind layer 0, prompt and drafts alike,
         before deeper layers run. What becomes of drafts is known when the next step's rows are seen."""
 
-    def pick(
-        self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Any
-    ) -> list[torch.Tensor] | None:
+    def knows(self, layer: int, row: int, told: Told, state: Any) -> bool:
+        """May pick() be asked now, before the row has come to `layer`? It then sees no queries (q is empty) and nothing that
+        layers below have shown it in this step since. Layers that are known one after the other run in one go."""
+        return False
+
+    def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Picks | None:
         """q (Hq, d) rotated -> per kv-head ascending places among the entries before this row; None = read all.
 
         view: what is committed and, behind it, the in-flight rows this one descends from. The row itself is always read."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewer.kernels.ranking import Picks, listed
 from fewer.kv.segment import Encoded
 from fewer.kv.view import View
 from fewer.models.decoder import Decoder
@@ -65,10 +66,10 @@ class KeepLog(Retain):
 class PickLog(Select):
     log: Any
 
-    def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Places | None:
+    def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Picks | None:
         out = super().pick(layer, row, q, view, told, state)
         if out is not None:
-            self.log.pick[layer, told.seen] = [i.clone() for i in out]
+            self.log.pick[layer, told.seen] = [i.clone() for i in listed(out, q)]
         return out
 
     def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-import numpy as np
 import torch
 
-from fewer.kernels.dots import dots
+from fewer.kernels.ranking import Cut, Ranking
 from fewer.kv.view import View
 from fewer.parts.local_score import LocalScore
 from fewer.parts.summaries import Summaries
@@ -46,6 +45,7 @@ class BestBlocks(Select):
     """Read the blocks whose summaries promise most."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    bounds: ClassVar[bool] = True  # summaries are the greatest and least coordinates
 
     budget: int | float = budget_knob(1024, "entries a kv-head reads")
     block: int = knob(16, "entries a block", low=1)
@@ -61,26 +61,21 @@ class BestBlocks(Select):
         """keys (b, size, d), pos (b, size) of kv-head h -> (b, w)."""
         return torch.cat([keys.amax(1), keys.amin(1)], 1)
 
-    def asks(self, q: torch.Tensor) -> torch.Tensor:
-        """q (H, g, d) -> (H, n, w): a block is worth the greatest product of its summary with its kv-head's n vectors."""
-        return torch.cat([q.clamp_min(0), q.clamp_max(0)], 2)
+    def knows(self, layer: int, row: int, told: Told, state: Index) -> bool:
+        return True
 
-    def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Index) -> list | None:
+    def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Index) -> Ranking | None:
         if state.limit is None or layer not in state.taking_part:
             return None
         lens, limit = view.lens().tolist(), state.limit
         if max(lens) <= limit:
             return None
-        blocked = {h for h, n in enumerate(lens) if n > limit and n >= self.block}
-        asks = self.asks(q.unflatten(0, (len(lens), -1)))
-        told_by = [self._index(layer, h, state).of(view, h, lens[h]) for h in blocked]
-        worth = dict(zip(blocked, dots([asks[h] for h in blocked], told_by)))
-        return [
-            torch.from_numpy(self._places(worth[h].numpy().max(0), n, limit))
-            if h in blocked
-            else torch.arange(max(0, n - limit), n)
-            for h, n in enumerate(lens)
-        ]
+        told_by, cuts = [], []
+        for h, n in enumerate(lens):
+            fits = n > limit and n >= self.block
+            told_by.append(self._index(layer, h, state).of(view, h, n) if fits else torch.zeros(0))
+            cuts.append(self._cut(n, len(told_by[-1]), limit))
+        return Ranking(told_by, self.block, cuts, self.bounds)
 
     def _index(self, layer: int, h: int, state: Index) -> Summaries:
         if (layer, h) not in state.blocks:
@@ -88,22 +83,14 @@ class BestBlocks(Select):
             state.blocks[layer, h] = Summaries(self.block, make)
         return state.blocks[layer, h]
 
-    def _places(self, worth: np.ndarray, n: int, limit: int) -> np.ndarray:
-        """What the blocks of a kv-head with n entries are worth (b,) -> ascending places, at most `limit`."""
-        size, blocks = self.block, len(worth)
-        newest = min(max(0, n - self.recent) // size, blocks)  # the first block that is read for its age
-        first = min(-(-self.sinks // size), newest)  # blocks of sinks
-        room = (limit - (n - newest * size)) // size - first
+    def _cut(self, n: int, blocks: int, limit: int) -> Cut:
+        """A kv-head with n entries and so many blocks, of which `limit` entries are read."""
+        newest = min(max(0, n - self.recent) // self.block, blocks)  # the first block that is read for its age
+        first = min(-(-self.sinks // self.block), newest)  # blocks of sinks
+        room = (limit - (n - newest * self.block)) // self.block - first
         if room < 0:  # hardly a block fits: the newest entries
-            return np.arange(n - limit, n)
-        middle = worth[first:newest]
-        least = len(middle) - room  # blocks that are not read
-        best = (
-            np.sort(np.argpartition(middle, least)[least:]) if room and least > 0 else np.arange(min(room, len(middle)))
-        )
-        chosen = np.concatenate([np.arange(first), first + best])
-        inside = (chosen[:, None] * size + np.arange(size)).ravel()
-        return np.concatenate([inside, np.arange(newest * size, n)])
+            return Cut(0, 0, 0, max(0, n - limit), n)
+        return Cut(first, newest, room, newest * self.block, n)
 
 
 @dataclass(frozen=True)
@@ -111,6 +98,7 @@ class Represented(BestBlocks):
     """The same with representatives: entries that the tokens behind them looked at while the prompt was read."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"queries"})
+    bounds: ClassVar[bool] = False
 
     representatives: int = knob(4, "entries that stand for a block", low=1)
     local: int = knob(128, "tokens behind an entry whose queries give its local score", low=1)
@@ -130,6 +118,3 @@ class Represented(BestBlocks):
         chosen = scores.of(h, pos).sort(dim=1, descending=True, stable=True).indices[:, : self.representatives]
         wide = torch.promote_types(keys.dtype, torch.float32)
         return keys.gather(1, chosen[:, :, None].expand(-1, -1, keys.shape[2])).to(wide).sum(1)
-
-    def asks(self, q: torch.Tensor) -> torch.Tensor:
-        return q.sum(1, keepdim=True)

@@ -127,6 +127,9 @@ class Foretold(Select):
         state.small.put(n, key.transpose(0, 1))
         state.rows = rows
 
+    def knows(self, layer: int, row: int, told: Told, state: Seen) -> bool:
+        return layer > 0
+
     def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Seen) -> list | None:
         if state.limit is None or not layer or told.windows[layer] is not None:
             return None

@@ -60,6 +60,9 @@ class Persistent(Select):
     def begin(self, rows: Rows, told: Told, state: Choice) -> None:
         state.chosen = [None] * len(rows)
 
+    def knows(self, layer: int, row: int, told: Told, state: Choice) -> bool:
+        return layer not in state.choosing
+
     def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Choice) -> Positions | None:
         chosen = state.chosen[row]
         if state.limit is None or layer not in state.taking_part or layer in state.choosing or chosen is None:

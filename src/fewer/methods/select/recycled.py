@@ -17,17 +17,19 @@ import torch
 
 from fewer.kv.view import View
 from fewer.parts.trail import Trail
+from fewer.parts.votes import Positions, top
 from fewer.seams import Select, budget_knob, knob, resolve_budget
 from fewer.types import Rows, Told
 
 
 @dataclass(frozen=True)
 class Look:
-    """A full step: its queries (Hq * d,), its position, per kv-head the positions held by falling attention; its age."""
+    """A full step: its queries (Hq * d,), its position, per kv-head the best positions and their ranks; its age."""
 
     q: torch.Tensor
     pos: int
-    ranked: list[torch.Tensor]
+    best: Positions
+    ranks: list[torch.Tensor]  # 0 = highest attention
     age: int = 0
 
 
@@ -56,6 +58,10 @@ class Recycled(Select):
         state.trail.begin(rows, told)
         state.pos, state.q = rows.pos.tolist(), {}
 
+    def knows(self, layer: int, row: int, told: Told, state: Looks) -> bool:
+        last = state.trail.before(row, layer)
+        return self.similar <= -1 and last is not None and last.age + 1 < self.stride
+
     def pick(self, layer: int, row: int, q: torch.Tensor, view: View, told: Told, state: Looks) -> list | None:
         if state.limit is None or told.windows[layer] is not None:
             return None
@@ -63,7 +69,7 @@ class Recycled(Select):
         if last is None or last.age + 1 >= self.stride or self._strange(now, last):
             state.q[layer, row] = now.clone()
             return None
-        state.trail.leave(row, layer, Look(last.q, last.pos, last.ranked, last.age + 1))
+        state.trail.leave(row, layer, Look(last.q, last.pos, last.best, last.ranks, last.age + 1))
         return [self._places(h, view, n, last, state.limit) for h, n in enumerate(view.lens().tolist())]
 
     def _strange(self, now: torch.Tensor, last: Look) -> bool:
@@ -71,7 +77,7 @@ class Recycled(Select):
 
     def _places(self, h: int, view: View, n: int, last: Look, limit: int) -> torch.Tensor:
         since = min(limit, n - view.below(h, last.pos))
-        old = view.find(h, last.ranked[h][: limit - since].sort().values)
+        old = view.find(h, last.best[h][last.ranks[h] < limit - since])
         return torch.cat([old, torch.arange(n - since, n)])
 
     def looks(self, layer: int, row: int, told: Told, state: Looks) -> bool:
@@ -79,8 +85,10 @@ class Recycled(Select):
 
     def saw(self, layer: int, row: int, probs: list[torch.Tensor], view: View, told: Told, state: Looks) -> None:
         assert state.limit is not None
-        ranked = []
+        best, ranks = [], []
         for h, p in enumerate(probs):
             mass = p[:, :-1].sum(0)
-            ranked.append(view.positions(h)[mass.topk(min(state.limit, len(mass))).indices])
-        state.trail.leave(row, layer, Look(state.q[layer, row], state.pos[row], ranked))
+            at = top(mass, state.limit)
+            best.append(view.positions(h)[at])
+            ranks.append(mass[at].argsort(descending=True, stable=True).argsort())
+        state.trail.leave(row, layer, Look(state.q[layer, row], state.pos[row], best, ranks))

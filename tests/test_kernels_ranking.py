@@ -1,0 +1,67 @@
+"""The best blocks of many rows at once: the native operation finds what plain torch finds, ties and in-flight rows too."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewer.kernels.native import native
+from fewer.kernels.ranking import Ahead, Behind, Cut, Ranking, Read, count, listed, read_by
+
+
+def ranking(rng: np.random.Generator, heads: int, size: int, d: int, bounds: bool, half: bool) -> Ranking:
+    """Small whole numbers, so that products are exact and many blocks are worth the same."""
+    cuts, told_by = [], []
+    for _ in range(heads):
+        blocks = int(rng.integers(0, 1200 if rng.random() < 0.3 else 12))
+        first = int(rng.integers(0, blocks + 1))
+        newest = int(rng.integers(first, blocks + 1))
+        end = blocks * size + int(rng.integers(0, size))
+        cuts.append(Cut(first, newest, int(rng.integers(0, blocks + 2)), newest * size, end))
+        rows = torch.from_numpy(rng.integers(-2, 3, (blocks, 2 * d if bounds else d)))
+        told_by.append(rows.to(torch.float16 if half else torch.float32))
+    return Ranking(told_by, size, cuts, bounds)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), heads=st.integers(1, 3), size=st.integers(1, 5), d=st.sampled_from([3, 8, 24, 64]),
+    group=st.integers(1, 12), rows=st.integers(1, 4), bounds=st.booleans(), half=st.booleans(),
+)  # fmt: skip
+def test_equals_plain_torch(isa, seed, heads, size, d, group, rows, bounds, half):
+    rng, reads = np.random.default_rng(seed), list[Read | None]([None])
+    q = torch.from_numpy(rng.integers(-2, 3, (rows + 1, heads * group, d))).float()
+    for at in range(1, rows + 1):
+        one = ranking(rng, heads, size, d, bounds, half)
+        ends = np.array([c.end for c in one.cuts])
+        flying = int(rng.integers(0, ends.min() + 1)) if rng.random() < 0.5 else 0
+        before = torch.from_numpy(np.sort(rng.choice(flying + 3, flying, replace=False)))
+        reads.append(Read(at, one, Behind(flying + 3, before, ends - flying)))
+    got = read_by(reads, q)
+    assert got[0] is None
+    want = [r.behind.packed(listed(r.picks, q[r.at])).tolist() for r in reads if r is not None]
+    assert [out.tolist() for out in got[1:]] == want
+    assert [len(out) for out in got[1:]] == [2 * heads + count(r.picks) for r in reads if r is not None]
+    if native is not None and d % 8 == 0:  # two layers at once: the second writes over the first
+        ahead = Ahead([reads, reads], q.shape[1:])
+        assert ahead.rank_from.tolist() == [0, rows * heads, 2 * rows * heads] and not ahead.picked[:, 0].any()
+        native.rank(ahead.heads.ctypes.data, len(ahead.heads), q.data_ptr())
+        for out, at in zip(want, ahead.picked[1, 1:].tolist(), strict=True):
+            assert np.ctypeslib.as_array((ctypes.c_int64 * len(out)).from_address(at)).tolist() == out
+
+
+def test_takes_the_greatest_and_of_equals_the_earlier():
+    worth = torch.tensor([1.0, 3.0, float("nan"), 3.0, 3.0, 2.0])
+    rows, q = torch.zeros(6, 8), torch.eye(8)[:1, None]
+    rows[:, 0] = worth
+    for room, blocks in ((1, [1]), (2, [1, 3]), (4, [1, 3, 4, 5]), (5, [0, 1, 3, 4, 5])):
+        one = Ranking([rows], 2, [Cut(0, 6, room, 12, 13)], bounds=False)
+        want = [2 * b + i for b in blocks for i in range(2)] + [12]
+        assert listed(one, q[0])[0].tolist() == want
+        (out,) = read_by([Read(0, one, Behind(0, torch.zeros(0, dtype=torch.int64), np.array([13])))], q)
+        assert out is not None
+        assert out.tolist() == [len(want) + 1, *want, 13]
