@@ -15,7 +15,9 @@ import pytest
 from fewer.kernels.cpu import ISA, features
 
 ROOT = Path(__file__).parents[1]
-TESTS = [f"tests/test_kernels_{name}.py" for name in ("pack", "linear", "block", "attention", "dots", "stack")]
+TESTS = [
+    f"tests/test_kernels_{name}.py" for name in ("pack", "linear", "block", "attention", "dots", "ranking", "stack")
+]
 FLAGS = ["-std=gnu11", "-O0", "-g1", "-ffp-contract=off", "-fPIC", "-pthread", "-fno-omit-frame-pointer"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 

@@ -17,6 +17,7 @@ import transformers
 import fewer
 from fewer.models.load import load
 from fewer.models.source import open_source
+from fewer.models.tensor import RawTensor
 from fewer.plan import PLAIN
 from fewer.types import Group, Step, Told, chain
 from tests.parity_texts import FILE, NAMES, oracle, prompts
@@ -58,13 +59,37 @@ def test_tiny_models_give_transformers_logits(tmp_path, family, chunks):
     assert torch.allclose(got, want, atol=1e-5, rtol=1e-5), float((got - want).abs().max())
 
 
+def weights_equal(source, state):
+    """Every tensor of the file, and as transformers reads it, bit by bit."""
+    theirs = {
+        "attn_norm": "input_layernorm",
+        "q": "self_attn.q_proj",
+        "k": "self_attn.k_proj",
+        "v": "self_attn.v_proj",
+        "o": "self_attn.o_proj",
+        "mlp_norm": "post_attention_layernorm",
+        "gate": "mlp.gate_proj",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+    }
+    others = {"norm": "norm", "embed": "embed_tokens"}
+    for name in source.names():
+        other = others.get(name) or f"layers.{name.split('.')[1]}.{theirs[name.split('.')[2]]}"
+        raw, want = source.raw(name), state[f"model.{other}.weight"]
+        if len(raw.shape) == 2:  # the first rows: all of them take half a minute to dequantise
+            raw, want = RawTensor(raw.kind, (64, raw.shape[1]), raw.data[:64]), want[:64]
+        torch.testing.assert_close(raw.dense(), want, rtol=0, atol=0)
+
+
 @pytest.mark.slow
-def test_a_real_model_gives_transformers_greedy_tokens(smollm):
+def test_a_real_model_has_transformers_weights_and_gives_its_greedy_tokens(smollm):
+    """What Gemma and Qwen store otherwise shows in their texts below."""
     engine = fewer.open(smollm, dtype="float32", prefix_bytes=0)
     asks = prompts(engine.tokenizer)
     ours = [out.tokens for out in engine.generate(asks, max_tokens=64, ignore_eos=True)]
     del engine
     theirs = oracle(smollm)
+    weights_equal(open_source(smollm), theirs.state_dict())
     for ids, got in zip(asks, ours):
         with torch.no_grad():  # the oracle's choice after each of our prefixes: equal everywhere = its own greedy text
             logits = theirs(torch.tensor([ids + got]), logits_to_keep=len(got) + 1).logits
