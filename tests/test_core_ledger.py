@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
+import torch
 
 from fewer.errors import InvariantBroken
 from fewer.ledger import TIMELINE_MAX, Ledger
+from fewer.state_bytes import state_bytes
 from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
 from tests.samples import Parrot
@@ -84,3 +88,28 @@ def test_plain_data():
     assert (
         d["rows"] == 3 and d["layers_run"] == 6 and d["models"]["main"]["forwards"] == 1 and d["timeline"] == [[3, 100]]
     )
+
+
+@dataclass
+class Remembers:
+    rows: torch.Tensor
+    part: torch.Tensor
+    inside: dict[str, list[object]]
+
+
+def test_what_methods_remember_is_found_and_counted_once():
+    rows, array = torch.zeros(10, 4), np.zeros(8)
+    state = Remembers(rows, rows[2:5], {"a": [array[1:], {3: torch.zeros(2, dtype=torch.float64)}, print, Remembers]})
+    state.inside["b"] = [state]
+    assert state_bytes([None, 3, state, state]) == 160 + 64 + 16
+
+
+def test_page_bounds_are_on_the_ledger():
+    """Two layers, two kv-heads: five pages, each told by its greatest and least coordinates, and the last key summarised."""
+    model = tiny_model(layers=3)
+    _, ledger = generate(model, list(range(1, 22)), use=["quest:budget=8,block=4,full_layers=1"], max_tokens=4)
+    spec = model.spec
+    bounds, last = 5 * 2 * spec.head_dim * 8, spec.head_dim * 8 + 4  # float64; an int32 position
+    assert ledger.method_bytes == 2 * spec.n_kv_heads * (bounds + last)
+    _, plain = generate(model, [1, 2, 3], max_tokens=4)
+    assert plain.method_bytes == 0

@@ -52,6 +52,7 @@ class Ledger:
     kv_bytes_peak: int = 0
     kv_bytes_end: int = 0
     kv_entries_read: int = 0
+    method_bytes: int = 0  # beside the KV: what methods remembered of the request, at its prompt's end or its own
     kv_bytes_scanned: int = 0  # keys and summaries that a selection looked at to choose the entries it read
     models: dict[str, ModelLedger] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -91,6 +92,10 @@ class Ledger:
     def kv_peak(self, nbytes: int) -> None:
         """KV bytes held inside a step, before the cache is cut or packed."""
         self.kv_bytes_peak = max(self.kv_bytes_peak, nbytes)
+
+    def remembered(self, nbytes: int) -> None:
+        """Bytes that the methods remember of this request now."""
+        self.method_bytes = max(self.method_bytes, nbytes)
 
     def draft(self, depths: Sequence[int], stood: int) -> None:
         """One draft was verified: the depth of each of its nodes that is a token, and how many stand."""

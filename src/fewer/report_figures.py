@@ -125,6 +125,7 @@ FIGURES = (
     _ledger("work", "KV entries read", "kv_entries_read"),
     KV_PEAK,
     _ledger("KV cache", "end", "kv_bytes_end", size),
+    _ledger("KV cache", "beside it, by methods", "method_bytes", size),
 )
 CLOCK = (
     Figure("time", "to the first text", lambda r: r.first, duration),

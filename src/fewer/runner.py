@@ -28,6 +28,7 @@ from fewer.models.size import row_macs
 from fewer.plan import PLAIN, label
 from fewer.request import Request
 from fewer.seams import Commit, Forward, Given, Retain, Rewind, Splice, Work
+from fewer.state_bytes import state_bytes
 from fewer.types import Group, Memory, Out, Step, Told
 
 Run = tuple[list[Out], list[Spent]]
@@ -206,6 +207,7 @@ class Runner:
             return
         req = one.req
         req.ledger.generated_tokens = len(req.tokens)
+        req.ledger.remembered(state_bytes(req.told.states()))
         if req.seqs:
             req.ledger.kv(req.told.seen, self._bytes(req))
         if req.on_end is not None:
@@ -338,8 +340,10 @@ class Runner:
     def _maintain(self, one: Live, before: int) -> None:
         """Let Retain and Codec act on what is committed, now or when a study has ended. before: tokens seen until now."""
         req, told, retain = one.req, one.req.told, one.req.seams.retain
-        if told.seen >= told.prompt_len and not told.decoding and req.on_prefilled is not None:
-            req.on_prefilled(req)
+        if told.seen >= told.prompt_len and not told.decoding:
+            req.ledger.remembered(state_bytes(told.states()))
+            if req.on_prefilled is not None:
+                req.on_prefilled(req)
         if retain is not None and retain.acts == "prompt":
             if before < retain.moment(told) <= told.seen:
                 req.ledger.kv(told.seen, self._bytes(req))

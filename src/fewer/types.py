@@ -217,6 +217,10 @@ class Told:
         """The state that `method.start` made for this request; None for what was never started (a one-pass watcher)."""
         return self._state.get(id(method))
 
+    def states(self) -> list[Any]:
+        """Those of all methods."""
+        return list(self._state.values())
+
     def remembered(self, method: Any) -> Any:
         """What this method keeps over all requests of the engine."""
         return self.memory.of(method, self)
