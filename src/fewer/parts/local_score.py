@@ -35,7 +35,7 @@ class LocalScore:
             assert self._keys is not None
             rest = self._scored(self._keys, self._queries, self._keys.shape[1])
             self._all = torch.cat([*self._done, rest], 1)
-            self._keys, self._done = None, []
+            self._keys, self._queries, self._done = None, torch.zeros(0), []
 
     def _settle(self, seen: int) -> None:
         """Take in the last piece if it became cache."""
