@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,16 @@ def test_equals_plain_torch(isa, seed, heads, size, d, group, rows, bounds, half
         native.rank(ahead.heads.ctypes.data, len(ahead.heads), q.data_ptr())
         for out, at in zip(want, ahead.picked[1, 1:].tolist(), strict=True):
             assert np.ctypeslib.as_array((ctypes.c_int64 * len(out)).from_address(at)).tolist() == out
+
+
+@pytest.mark.parametrize(
+    "cut", [(0, 7, 1, 14, 14), (2, 1, 0, 2, 2), (0, 6, -1, 12, 13), (0, 6, 1, 8, 13), (0, 6, 1, 12, 14)]
+)
+def test_what_does_not_fit_is_refused(cut):
+    """More blocks than there are, no order, less than no room, entries twice, entries that are not there."""
+    read = Read(0, Ranking([torch.zeros(6, 8)], 2, [Cut(*cut)], False), Behind(0, torch.arange(0), np.array([13])))
+    with pytest.raises(IndexError, match="6 blocks of 2 among 13"):
+        Ahead([[read]], (1, 8))
 
 
 def test_takes_the_greatest_and_of_equals_the_earlier():

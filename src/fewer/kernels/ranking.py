@@ -39,6 +39,12 @@ class Cut(NamedTuple):
         """Blocks read between the first and the newest."""
         return min(self.room, self.newest - self.first)
 
+    def check(self, blocks: int, size: int, entries: int) -> None:
+        """Raise IndexError if it is no cut of so many blocks of `size` and of so many entries."""
+        ascending = 0 <= self.first <= self.newest <= blocks and 0 <= self.newest * size <= self.tail <= self.end
+        if not ascending or self.room < 0 or self.end > entries:
+            raise IndexError(f"{self} does not fit {blocks} blocks of {size} among {entries} entries")
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -187,6 +193,7 @@ def _heads(read: Read, ranking: Ranking, out: np.ndarray, shape: tuple[int, int]
     for h, (told_by, cut, held) in enumerate(
         zip(ranking.summaries, ranking.cuts, read.behind.held.tolist(), strict=True)
     ):
+        cut.check(len(told_by), ranking.size, held + len(read.behind.before))
         asks = ((read.at * n + h * n // heads) * d, n // heads, d, ranking.bounds)
         blocks = (told_by.data_ptr(), told_by.dtype is torch.float16, ranking.size, *cut)
         rows.append((*asks, *blocks, before, held, read.behind.local, to, h, heads, ends[h]))
