@@ -52,7 +52,7 @@ def naive(model, budget, piece, topk, phrase):
 def test_carries_what_a_naive_rewrite_carries():
     model = tiny_model()
     for budget, topk in ((18, 9), (24, 5)):
-        method = CarriedSentences(budget=budget, piece=12, question=4, topk=topk, phrase=3)
+        method = CarriedSentences(budget=budget, piece=12, question=4, topk=topk, phrase=3, layer=1.0)
         r = request([*TEXT, *QUESTION], use=[method], max_tokens=5)
         run(model, [r])
         assert r.kept.tolist() == [*naive(model, budget, 12, topk, 3), 60, 61, 62, 63]
@@ -86,7 +86,7 @@ def test_finds_a_needle_beyond_the_models_context():
     """A fact in a text longer than the model's context is among the sentences that are left."""
     eng = fewer.open("smollm2-135m")
     (item,) = make("needle", 1, 9000, 0, lambda text: len(eng.tokenizer.encode(text, bos=False)))
-    out = eng.generate(item.prompts[0], use=["infiniretri:budget=512,layer=0.5"], max_tokens=24)
+    out = eng.generate(item.prompts[0], use=["infiniretri:budget=512"], max_tokens=24)
     assert out.ledger.prompt_tokens > eng.model.spec.max_context
     assert out.ledger.kept_tokens <= 512
     assert item.value in out.text
