@@ -37,7 +37,7 @@ class CarriedSentences(Transform):
     topk: int = knob(300, "tokens that call for their sentences", low=1)
     phrase: int = knob(9, "neighbours averaged: the length of an answer (odd)", low=1)
     layer: float = knob(
-        0.3, "depth at which to look, as a share of the layers; none above it is run", low=0.0, high=1.0
+        0.6, "depth at which to look, as a share of the layers; none above it is run", low=0.0, high=1.0
     )
 
     def run(self, tokens: list[int], forced: np.ndarray, told: Told, state: None) -> Work:
