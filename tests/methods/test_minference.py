@@ -81,7 +81,7 @@ def test_a_shape_is_sinks_and_the_nearest():
 
 def test_reads_fall_to_the_budget():
     """a-shape looks at nothing to decide: what is read can be counted by hand."""
-    method = PromptPatterns(budget=24, block=8, pattern="a-shape")
+    method = PromptPatterns(budget=24, block=8, whole=0, pattern="a-shape")
     _, ledger = generate(tiny_model(), PROMPT, use=[method], max_tokens=1, chunk=32)
     heads = 3 * 2
     first_piece = 8 * (0 + 8 + 16 + 16) + 4 * 36
@@ -89,17 +89,27 @@ def test_reads_fall_to_the_budget():
     assert ledger.kv_entries_read == heads * (first_piece + others)
 
 
+def test_the_last_rows_read_all():
+    """Blocks of 8 in pieces of 32: with the last 9 rows whole, two blocks of the last piece see everything before them."""
+    reads = []
+    for whole in (0, 9, len(PROMPT)):
+        method = PromptPatterns(budget=24, block=8, whole=whole, pattern="a-shape")
+        reads.append(generate(tiny_model(), PROMPT, use=[method], max_tokens=1, chunk=32)[1].kv_entries_read)
+    assert reads[1] - reads[0] == 3 * 2 * 8 * ((80 - 16) + (88 - 16))
+    assert reads[2] == generate(tiny_model(), PROMPT, max_tokens=1, chunk=32)[1].kv_entries_read
+
+
 def test_a_file_gives_each_head_its_pattern(tmp_path):
     file = tmp_path / "p.json"
     of = [[["a-shape", 0.5], ["block-sparse", 0.5]]] * 3
     file.write_text(json.dumps({"patterns": of}))
-    mixed = PromptPatterns(budget=24, block=8, file=str(file))
+    mixed = PromptPatterns(budget=24, block=8, whole=0, file=str(file))
     texts = [
         generate(tiny_model(), PROMPT, use=[m], max_tokens=1, chunk=32, logprobs=0)[1].kv_entries_read
         for m in (
             mixed,
-            PromptPatterns(budget=24, block=8, pattern="a-shape"),
-            PromptPatterns(budget=24, block=8, pattern="block-sparse"),
+            PromptPatterns(budget=24, block=8, whole=0, pattern="a-shape"),
+            PromptPatterns(budget=24, block=8, whole=0, pattern="block-sparse"),
         )
     ]
     assert texts[1] < texts[0] < texts[2]

@@ -7,7 +7,9 @@ Rows of a block of `block` share their places; what is not picked is never read:
 
     reads of a block = block x (places picked) + the block's own triangle,   places + block <= budget
 
-The cache is whole and the answer reads all of it. Layers with a sliding window are left alone.
+Blocks that hold one of the prompt's last `whole` rows, the question as a rule, read all: they are few, and what their
+answer begins with rests on them (TriangleMix, He et al., 2025, reads its last rows so). The cache is whole and the answer
+reads all of it. Layers with a sliding window are left alone.
 Does not: choose for each query head (kv-heads are what is stored; their queries choose together), skip inside a block.
 """
 
@@ -35,11 +37,14 @@ class PromptPatterns(Select):
 
     acts = "prompt"
 
-    budget: int | float = budget_knob(1024, "entries a row of the prompt reads a kv-head, its block included")
+    budget: int | float = budget_knob(
+        1024, "entries a row of the prompt reads a kv-head, its block included, but for the last"
+    )
     pattern: str = knob("vertical-slash", "shape of heads for which no file speaks", choices=KINDS)
     columns: float = knob(0.8, "of vertical-slash: share of the places that are columns", low=0.0, high=1.0)
     block: int = knob(128, "rows that share their places", low=1)
     look: int = knob(16, "last rows of a piece that find columns and diagonals", low=1)
+    whole: int = knob(64, "last rows of the prompt whose blocks read all", low=0)
     file: str = knob("", "patterns of each head, written by `fewer train patterns`; none = `pattern` for all")
 
     def __post_init__(self) -> None:
@@ -56,13 +61,18 @@ class PromptPatterns(Select):
         most = int(view.lens().max())
         if state is None or most <= state or told.windows[layer] is not None:
             return None
+        starts = range(0, len(q), self.block)
+        sparse = [at for at in starts if told.seen + min(at + self.block, len(q)) <= told.prompt_len - self.whole]
+        if not sparse:
+            return None
         table, scale = told.remembered(self), q.shape[-1] ** -0.5
         heads, looked = [], 0
         for h, group in enumerate(q.chunk(view.n_heads, 1)):
             pattern = Pattern(self.pattern, self.columns) if table is None else table[layer][h]
             piece = Piece(group, view.keys(h), scale, self.block, state - self.block, self.look)
             places, seen = pick(pattern, piece)
-            heads.append(places)
+            before = len(piece.k) - len(q)
+            heads.append(places[: len(sparse)] + [torch.arange(before + at) for at in starts[len(sparse) :]])
             looked += seen
         return Blocks(self.block, [list(of) for of in zip(*heads)], looked)
 
