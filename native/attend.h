@@ -77,6 +77,7 @@ extern const fw_attend_kernels fw_attend_avx2, fw_attend_avx512;
 const fw_attend_kernels *fw_attend_pick(void);
 
 int fw_picks_ok(const fw_attend_call *call); /* 0: places that do not ascend or are not there */
+#define FW_PICKS_WRONG "picked places must ascend and lie among the entries of their kv-head"
 void fw_attend(const fw_attend_call *call);
 void fw_append(const fw_rows *rows, const float *k, const float *v);
 

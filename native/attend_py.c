@@ -31,7 +31,7 @@ static PyObject *py_attend(PyObject *self, PyObject *const *args, Py_ssize_t n) 
                  &c.softcap, &c.mass, &c.mass_slot, &c.mass_keys, &c.picked) || !rows_ok(r))
         return NULL;
     if (!fw_picks_ok(&c))
-        return PyErr_Format(PyExc_IndexError, "picked places must ascend and lie among the entries of their kv-head");
+        return PyErr_Format(PyExc_IndexError, FW_PICKS_WRONG);
     if (c.n_heads < 1 || c.n_heads % r->n_kv_heads)
         return PyErr_Format(PyExc_ValueError, "%ld query heads cannot share %ld kv heads", c.n_heads, r->n_kv_heads);
     Py_BEGIN_ALLOW_THREADS

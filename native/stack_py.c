@@ -54,7 +54,7 @@ static PyObject *stack_run(PyObject *self, PyObject *const *args, Py_ssize_t n) 
     Py_BEGIN_ALLOW_THREADS
     ok = fw_layers(s, from, to, x, r, cos, sin, visible, staged, reads);
     Py_END_ALLOW_THREADS
-    if (!ok) return PyErr_Format(PyExc_IndexError, "picked places must ascend and be among the sequence's entries");
+    if (!ok) return PyErr_Format(PyExc_IndexError, FW_PICKS_WRONG);
     Py_RETURN_NONE;
 }
 

@@ -207,13 +207,17 @@ class Runner:
             return
         req = one.req
         req.ledger.generated_tokens = len(req.tokens)
-        req.ledger.remembered(state_bytes(req.told.states()))
+        self._remembered(req)
         if req.seqs:
             req.ledger.kv(req.told.seen, self._bytes(req))
         if req.on_end is not None:
             req.on_end(req)
         self._drop(req)
         self.live.remove(one)
+
+    def _remembered(self, req: Request) -> None:
+        """Tell the ledger what the methods hold beside the KV now."""
+        req.ledger.remembered(state_bytes(req.told.states(), req.told.memory.all()))
 
     def _drop(self, req: Request) -> None:
         for model, seqs in req.held().items():
@@ -341,7 +345,7 @@ class Runner:
         """Let Retain and Codec act on what is committed, now or when a study has ended. before: tokens seen until now."""
         req, told, retain = one.req, one.req.told, one.req.seams.retain
         if told.seen >= told.prompt_len and not told.decoding:
-            req.ledger.remembered(state_bytes(told.states()))
+            self._remembered(req)
             if req.on_prefilled is not None:
                 req.on_prefilled(req)
         if retain is not None and retain.acts == "prompt":

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+LEAVES = frozenset({int, float, bool, str, bytes, type(None)})  # left out early: tries and automata are full of them
 ENGINES = ("torch", "numpy", "fewer.models", "fewer.kv", "fewer.kernels", "fewer.types", "fewer.runner", "fewer.engine")
 
 
-def state_bytes(states: Iterable[Any]) -> int:
-    """Bytes of all memory that these states lead to."""
+def state_bytes(states: Iterable[Any], shared: Iterable[Any] = ()) -> int:
+    """Bytes of all memory that these states lead to. shared: what outlives requests, not entered."""
     found: dict[int, int] = {}  # address -> bytes
-    seen: set[int] = set()
+    seen = set(map(id, shared))
     todo = list(states)
     while todo:
         x = todo.pop()
@@ -34,7 +35,7 @@ def state_bytes(states: Iterable[Any]) -> int:
                 x = x.base
             found[x.ctypes.data] = x.nbytes
         else:
-            todo += _inside(x)
+            todo += [y for y in _inside(x) if type(y) not in LEAVES]
     return sum(found.values())
 
 

@@ -173,6 +173,10 @@ class Memory:
             del self._kept[next(iter(self._kept))]
         return kept
 
+    def all(self) -> list[Any]:
+        """What is kept, of all methods."""
+        return list(self._kept.values())
+
 
 def free(rows: int) -> float:
     """The cost of rows where nobody knows it."""

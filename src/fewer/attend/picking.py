@@ -43,7 +43,6 @@ class Picking:
                 self._rows.append(Row(r, i, at + i, before) if r.selecting else None)
         self._apart_from_whole = len(self._rows) > len(reads)
         self._step = self._apart(reads, whole) if self._apart_from_whole else whole
-        self._shape, self._none = (store.spec.n_heads, store.spec.head_dim), torch.empty(0)
         self._parts = {(0, len(self._rows)): self._step}  # sequences first .. last - 1 of the call
 
     def attend(self, layer: int, q: torch.Tensor, o: torch.Tensor) -> None:
@@ -70,15 +69,14 @@ class Picking:
         Rows that descend from others are asked layer by layer: what they pick among is made there."""
         if self._apart_from_whole:
             return None
-        known = list[list[Read | None]]()
-        while first + len(known) < depth and all(
-            row is None or self._knows(row, first + len(known)) for row in self._rows
-        ):
-            layer = first + len(known)
+        known, nothing, spec = list[list[Read | None]](), torch.empty(0), self._store.spec
+        for layer in range(first, depth):
+            if not all(row is None or self._knows(row, layer) for row in self._rows):
+                break
             known.append(
-                [None if r is None else self._picked(r, layer, self._none, self._view(r, layer)) for r in self._rows]
+                [None if r is None else self._picked(r, layer, nothing, self._view(r, layer)) for r in self._rows]
             )
-        return Ahead(known, self._shape) if known else None
+        return Ahead(known, (spec.n_heads, spec.head_dim)) if known else None
 
     # ------------------------------------------------------------------ inside
     def _call(

@@ -78,15 +78,13 @@ class Attention:
         else:
             window, cap = self.spec.windows[layer] or 0, self.spec.attn_softcap or 0.0
             kernel.attend(q, o, self.native, layer, self.spec.n_kv_heads, self.spec.scale, window, cap)
-        for r, cost in zip(self.reads, self._costs):
-            r.entries_read += 0 if r.selecting else int(cost[layer])
+        self._charge(layer, layer + 1)
 
     def ahead(self, first: int) -> Ahead | None:
         """What the layers from `first` on read, as far as it is known already; None = not even that layer's."""
         reads = None if self._picking is None else self._picking.ahead(first, self.depth)
         if reads is not None:
-            for r, cost in zip(self.reads, self._costs):
-                r.entries_read += 0 if r.selecting else int(cost[first : first + len(reads.picked)].sum())
+            self._charge(first, first + len(reads.picked))
         return reads
 
     def _attending(self, of_rows: torch.Tensor, locals_: list[np.ndarray | None] | None) -> torch.Tensor:
@@ -98,8 +96,12 @@ class Attention:
 
     def charge_all(self) -> None:
         """Count the entries that every layer of this step reads: somebody else attended, by `whole`."""
+        self._charge(0, self.depth)
+
+    def _charge(self, first: int, last: int) -> None:
+        """Count what layers first .. last - 1 read; groups that select count for themselves."""
         for r, cost in zip(self.reads, self._costs):
-            r.entries_read += int(cost[: self.depth].sum())
+            r.entries_read += 0 if r.selecting else int(cost[first:last].sum())
 
     def absent(self, layer: int) -> None:
         """No row of this step attends at `layer`: none leaves an entry there."""

@@ -23,8 +23,6 @@ from fewer.kernels.attention import packed
 from fewer.kernels.dots import ROW_TYPES
 from fewer.kernels.native import native
 
-FIELDS = 19  # of a head in the native table, see native/ranking.h
-
 
 class Cut(NamedTuple):
     """Of one kv-head: blocks [0, first) are read, the `room` best of [first, newest), and entries tail .. end - 1."""
@@ -172,7 +170,7 @@ class Ahead:
                     self._alive.append(places)
                 self.picked[j, i] = places.ctypes.data
             self.rank_from[j + 1] = len(table)
-        self.heads = np.array(table, dtype=np.int64).reshape(len(table), FIELDS)
+        self.heads = np.array(table, dtype=np.int64)
 
     def addresses(self) -> tuple[int, int, int]:
         """Of picked, heads and rank_from."""
@@ -185,7 +183,7 @@ def _room(ranking: Ranking) -> int:
 
 
 def _heads(read: Read, ranking: Ranking, out: np.ndarray, shape: tuple[int, int]) -> list[tuple[int, ...]]:
-    """The kv-heads of a row in the native table. shape: heads and dimensions of the queries."""
+    """The kv-heads of a row as native/ranking.h has them. shape: heads and dimensions of the queries."""
     heads, (n, d) = len(ranking.cuts), shape
     ends = [0, *itertools.accumulate(c + 1 for c in ranking.counts())]
     before, to = read.behind.before.data_ptr(), out.ctypes.data

@@ -11,7 +11,7 @@ read, recompute tokens that were decoded sparsely.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -69,7 +69,7 @@ class Recycled(Select):
         if last is None or last.age + 1 >= self.stride or self._strange(now, last):
             state.q[layer, row] = now.clone()
             return None
-        state.trail.leave(row, layer, Look(last.q, last.pos, last.best, last.ranks, last.age + 1))
+        state.trail.leave(row, layer, replace(last, age=last.age + 1))
         return [self._places(h, view, n, last, state.limit) for h, n in enumerate(view.lens().tolist())]
 
     def _strange(self, now: torch.Tensor, last: Look) -> bool:
