@@ -1,6 +1,7 @@
 """MInference: places against naive rewrites of the three patterns, reads as counted, a file's heads, the search."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from fewer.engine import Engine
 from fewer.errors import BadRequest
 from fewer.methods.select.prompt_patterns import PromptPatterns
-from fewer.parts.patterns import Pattern, Piece, diagonals, pick
+from fewer.parts.patterns import HEARSAY, Pattern, Piece, diagonals, pick
 from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
 from fewer.train.patterns import CANDIDATES, Errors, Survey
@@ -31,22 +32,34 @@ def naive_attention(piece):
     return out
 
 
+def heard(piece, block):
+    """The rows that find lines and what they weigh for a block, for pieces of 16 rows in blocks of 8: four rows, two each."""
+    rows = naive_attention(piece)
+    return [(24 + i, rows[i], 1.0 if i // 8 == block else HEARSAY) for i in (3, 7, 11, 15)]
+
+
+@pytest.mark.parametrize("look", [1, 3, 4, 5, 40])
+def test_rows_that_look_are_spaced_evenly_and_end_with_the_last(look):
+    at = a_piece(8, look).looking().tolist()
+    assert len(at) == min(look, 16) and at[-1] == 15 and at[0] >= 0
+    assert len({b - a for a, b in pairwise(at)}) <= 1
+
+
 def test_diagonals_are_summed_in_bands():
-    piece, rows = a_piece(8), None
-    rows = naive_attention(piece)[-4:]
-    bands = [0.0] * 5
-    for i, row in enumerate(rows):
+    piece = a_piece(8)
+    got = diagonals(piece.masses(), piece.looking(), 8)
+    for mine, (place, row, _) in zip(got, heard(piece, 0), strict=True):
+        bands = [0.0] * 5
         for j, weight in enumerate(row):
-            bands[(36 + i - j) // 8] += weight
-    assert diagonals(piece.last_rows(), 8).tolist() == pytest.approx(bands)
+            bands[(place - j) // 8] += weight
+        assert mine.tolist() == pytest.approx(bands)
 
 
 def test_columns_alone_are_the_heaviest_columns():
     piece = a_piece(6)
     (first, second), looked = pick(Pattern("vertical-slash", 1.0), piece)
-    rows = naive_attention(piece)[-4:]
-    column = [sum(row[j] for row in rows if j < len(row)) for j in range(40)]
-    for places, n in ((first, 24), (second, 32)):
+    for block, (places, n) in enumerate(((first, 24), (second, 32))):
+        column = [sum(w * row[j] for _, row, w in heard(piece, block) if j < len(row)) for j in range(40)]
         assert places.tolist() == sorted(sorted(range(n), key=lambda j: -column[j])[:6])
     assert looked == 4 * 40
 
@@ -54,9 +67,10 @@ def test_columns_alone_are_the_heaviest_columns():
 def test_slashes_alone_lie_on_the_heaviest_diagonals():
     piece = a_piece(10)
     (first, second), _ = pick(Pattern("vertical-slash", 0.0), piece)
-    bands = diagonals(piece.last_rows(), 8)
-    best = int(bands.argmax())
-    for places, n in ((first, 24), (second, 32)):
+    bands = diagonals(piece.masses(), piece.looking(), 8)
+    for block, (places, n) in enumerate(((first, 24), (second, 32))):
+        weights = torch.tensor([w for _, _, w in heard(piece, block)], dtype=bands.dtype)
+        best = int((weights @ bands).argmax())
         assert len(places) == 10
         on_best = set(range(max(0, n - (best + 1) * 8 + 1), min(n, n + 8 - best * 8)))
         assert set(places.tolist()) <= on_best or on_best <= set(places.tolist()) or len(on_best) > 10

@@ -36,7 +36,7 @@ CANDIDATES = (
     Pattern("vertical-slash", 0.8),
     Pattern("block-sparse"),
 )
-BLOCK, LOOK = 128, 16  # as minference has them
+BLOCK, LOOK = 128, 32  # as minference has them
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Survey(Select):
         for h, group in enumerate(q.chunk(view.n_heads, 1)):
             k, v = view.keys(h).to(q.dtype), view.values(h).to(q.dtype)
             first = (len(q) - 1) // BLOCK * BLOCK
-            piece = Piece(group[first:], k, q.shape[-1] ** -0.5, BLOCK, room, LOOK)
+            piece = Piece(group, k, q.shape[-1] ** -0.5, BLOCK, room, LOOK)
             z = torch.einsum("mgd,nd->mgn", group[first:], k) * piece.scale
             hidden = torch.arange(len(k)) > torch.arange(held + first, len(k))[:, None]
             z.masked_fill_(hidden[:, None], float("-inf"))

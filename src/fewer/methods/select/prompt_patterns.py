@@ -43,7 +43,7 @@ class PromptPatterns(Select):
     pattern: str = knob("vertical-slash", "shape of heads for which no file speaks", choices=KINDS)
     columns: float = knob(0.8, "of vertical-slash: share of the places that are columns", low=0.0, high=1.0)
     block: int = knob(128, "rows that share their places", low=1)
-    look: int = knob(16, "last rows of a piece that find columns and diagonals", low=1)
+    look: int = knob(32, "rows of a piece that find its columns and diagonals", low=1)
     whole: int = knob(64, "last rows of the prompt whose blocks read all", low=0)
     file: str = knob("", "patterns of each head, written by `fewer train patterns`; none = `pattern` for all")
 
