@@ -48,7 +48,12 @@ def test_endless_asks_beyond_the_context(fewer, tiny, tmp_path):
 
 def test_patterns_are_found_and_used(fewer, tiny, tmp_path):
     file = tmp_path / "p.json"
-    said = fewer("train", "patterns", "-m", tiny, "-o", str(file), "--tokens", "1100", "--documents", "1", "--json")
+    flags = ["-m", tiny, "-o", str(file), "--tokens", "1100", "--documents", "1", "--json"]
+    said = fewer("train", "patterns", *flags, "--whole", "0.5")
+    assert said.code == 0
+    found, table = json.loads(said.out), json.loads(file.read_text())["patterns"]
+    assert len(found["whole"]) == 1 == sum(kind == "whole" for layer in table for kind, _ in layer)
+    said = fewer("train", "patterns", *flags, "--whole", "0")
     assert said.code == 0
     found, table = json.loads(said.out), json.loads(file.read_text())["patterns"]
     assert sum(found["heads"].values()) == sum(len(layer) for layer in table) == 2

@@ -8,11 +8,14 @@ import torch
 
 from fewer.engine import Engine
 from fewer.errors import BadRequest
+from fewer.kv.segment import Meter, pack_stacked
+from fewer.kv.view import View
 from fewer.methods.select.prompt_patterns import PromptPatterns
 from fewer.parts.patterns import HEARSAY, Pattern, Piece, diagonals, pick
 from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
 from fewer.train.patterns import CANDIDATES, Errors, Survey
+from fewer.types import Told
 
 PROMPT = [(7 * i * i + 3 * i) % 31 for i in range(96)]
 
@@ -93,6 +96,11 @@ def test_a_shape_is_sinks_and_the_nearest():
     assert looked == 0
 
 
+def test_whole_is_everything_before_the_block():
+    (first, second), looked = pick(Pattern("whole"), a_piece(7))
+    assert (first.tolist(), second.tolist(), looked) == (list(range(24)), list(range(32)), 0)
+
+
 def test_reads_fall_to_the_budget():
     """a-shape looks at nothing to decide: what is read can be counted by hand."""
     method = PromptPatterns(budget=24, block=8, whole=0, pattern="a-shape")
@@ -145,6 +153,29 @@ def test_the_search_measures_how_far_answers_are_off(monkeypatch):
     assert set(errors[2.0]) == {(layer, h) for layer in range(3) for h in range(2)}
     assert all(e == pytest.approx(0, abs=1e-18) for sums in errors[2.0].values() for e in sums)
     assert all(len(sums) == len(CANDIDATES) and min(sums) > 0 for sums in errors[0.2].values())
+
+
+def test_an_error_is_that_of_the_worst_query_head(monkeypatch):
+    """Of two query heads one looks at all alike and one at the last entry: a-shape fails the first, whatever the scale."""
+    monkeypatch.setattr("fewer.train.patterns.BLOCK", 2)
+    g = torch.Generator().manual_seed(0)
+    k = torch.zeros(1, 40, 8, dtype=torch.float64)
+    k[..., 0] = torch.arange(40)
+    v = torch.randn(1, 40, 8, generator=g, dtype=torch.float64)
+    q = torch.zeros(4, 2, 8, dtype=torch.float64)
+    q[:, 1, 0] = 100.0
+    held = pack_stacked(Meter(), k, v, torch.arange(40, dtype=torch.int32)[None])
+    errors = []
+    for scale in (1.0, 1e-3):
+        held.v[:] = scale * v[0]
+        found = Errors()
+        Survey(found, 0.1).pick_blocks(0, q, View([held], 1), Told(40, windows=(None,)), None)
+        errors.append(found.of[0, 0][CANDIDATES.index(Pattern("a-shape"))])
+    off = []
+    for i in (38, 39):  # places: four sinks, none nearer, and the block's own
+        got, exact = v[0, [0, 1, 2, 3, *range(38, i + 1)]].mean(0), v[0, : i + 1].mean(0)
+        off.append(float((got - exact).pow(2).sum() / exact.pow(2).sum()))
+    assert errors == pytest.approx([sum(off) / 2] * 2)
 
 
 def test_the_budget_has_a_minimum():

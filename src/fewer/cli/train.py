@@ -179,6 +179,10 @@ def patterns(
     room: Annotated[
         float, typer.Option("--room", min=0.01, max=1.0, help="Share of the entries that a pattern may read.")
     ] = 0.1,
+    whole: Annotated[
+        float,
+        typer.Option("--whole", min=0.0, max=1.0, help="Share of the heads that read all: those no pattern serves."),
+    ] = 0.125,
     minutes: Annotated[float, typer.Option("--minutes", help="After so long no further document is begun.")] = 30.0,
     seed: Seed = 0,
     threads: o.Threads = None,
@@ -188,7 +192,7 @@ def patterns(
     """Which sparse pattern suits each attention head, for the method minference."""
     from fewer.train.patterns import train
 
-    _run(ctx, lambda s, c: train(s, output, tokens, documents, room, c), suffix=".json")
+    _run(ctx, lambda s, c: train(s, output, tokens, documents, room, whole, c), suffix=".json")
 
 
 def _run(ctx: typer.Context, train: Callable[[Session, str], dict[str, Any]], suffix: str = ".safetensors") -> None:

@@ -3,8 +3,10 @@
     a-shape         the first `SINKS` and the nearest entries
     vertical-slash  the columns and the diagonals that a few rows, evenly spaced over the piece, look at most
     block-sparse    the blocks of keys whose mean is nearest to the mean of the block's queries
+    whole           everything, for the few heads that no pattern serves
 
-A pattern gives, for each block of `size` rows, at most `room` places before it. Slashes are bands of `size` diagonals.
+A pattern gives, for each block of `size` rows, at most `room` places before it (`whole`: all). Slashes are bands of `size`
+diagonals.
 Of the rows that find lines, a block hears its own in full and the others by `HEARSAY`.
 """
 
@@ -17,7 +19,8 @@ from torch.nn.functional import pad
 
 SINKS = 4
 HEARSAY = 0.25  # what a row of another block weighs: 0.1 to 0.25 were best on qwen2.5-coder-0.5b, 1 and 0 worse
-KINDS = ("a-shape", "vertical-slash", "block-sparse")
+SPARSE = ("a-shape", "vertical-slash", "block-sparse")
+KINDS = (*SPARSE, "whole")
 Picked = tuple[list[torch.Tensor], int]  # per block ascending places; entries looked at
 
 
@@ -64,6 +67,8 @@ class Piece:
 
 def pick(pattern: Pattern, piece: Piece) -> Picked:
     """The places that `pattern` gives each block of `piece`."""
+    if pattern.kind == "whole":
+        return [torch.arange(n) for n in piece.blocks()], 0
     if pattern.kind == "a-shape":
         return [_near(n, piece.room) for n in piece.blocks()], 0
     if pattern.kind == "block-sparse":

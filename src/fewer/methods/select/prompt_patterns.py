@@ -7,6 +7,8 @@ Rows of a block of `block` share their places; what is not picked is never read:
 
     reads of a block = block x (places picked) + the block's own triangle,   places + block <= budget
 
+Few heads look everywhere for something that columns and diagonals miss, and one of them can cost the model its memory:
+the file says which heads read all, beyond the budget.
 Blocks that hold one of the prompt's last `whole` rows, the question as a rule, read all: they are few, and what their
 answer begins with rests on them (TriangleMix, He et al., 2025, reads its last rows so). The cache is whole and the answer
 reads all of it. Layers with a sliding window are left alone.
@@ -24,7 +26,7 @@ import torch
 from fewer.errors import BadRequest
 from fewer.kv.view import View
 from fewer.parts.budget import limit, require_least
-from fewer.parts.patterns import KINDS, SINKS, Pattern, Piece, pick
+from fewer.parts.patterns import KINDS, SINKS, SPARSE, Pattern, Piece, pick
 from fewer.seams import Blocks, Select, budget_knob, knob
 from fewer.types import Told
 
@@ -40,7 +42,7 @@ class PromptPatterns(Select):
     budget: int | float = budget_knob(
         1024, "entries a row of the prompt reads a kv-head, its block included, but for the last"
     )
-    pattern: str = knob("vertical-slash", "shape of heads for which no file speaks", choices=KINDS)
+    pattern: str = knob("vertical-slash", "shape of heads for which no file speaks", choices=SPARSE)
     columns: float = knob(0.8, "of vertical-slash: share of the places that are columns", low=0.0, high=1.0)
     block: int = knob(128, "rows that share their places", low=1)
     look: int = knob(32, "rows of a piece that find its columns and diagonals", low=1)
