@@ -56,12 +56,14 @@ class Piece:
 
     def masses(self) -> torch.Tensor:
         """(w, n + m) attention of the looking rows, summed over the head's queries."""
-        at, n = self.looking(), len(self.k)
-        hidden = torch.arange(n) > (n - len(self.q) + at)[:, None]
+        at, m, n = self.looking(), len(self.q), len(self.k)
+        hidden = torch.arange(m) > at[:, None]
         q, keys = self.q[at] * self.scale, self.k.to(self.q.dtype).T
         mass = q.new_zeros(len(at), n)
         for one in q.unbind(1):  # a query at a time: what fits a cache
-            mass += torch.softmax((one @ keys).masked_fill_(hidden, float("-inf")), -1)
+            z = one @ keys
+            z[:, n - m :].masked_fill_(hidden, float("-inf"))
+            mass += torch.softmax(z, -1)
         return mass
 
 
