@@ -43,14 +43,14 @@ def heard(piece, block):
 
 @pytest.mark.parametrize("look", [1, 3, 4, 5, 40])
 def test_rows_that_look_are_spaced_evenly_and_end_with_the_last(look):
-    at = a_piece(8, look).looking().tolist()
+    at = a_piece(8, look).looking.tolist()
     assert len(at) == min(look, 16) and at[-1] == 15 and at[0] >= 0
     assert len({b - a for a, b in pairwise(at)}) <= 1
 
 
 def test_diagonals_are_summed_in_bands():
     piece = a_piece(8)
-    got = diagonals(piece.masses(), piece.looking(), 8)
+    got = diagonals(piece.masses, piece.looking, 8)
     for mine, (place, row, _) in zip(got, heard(piece, 0), strict=True):
         bands = [0.0] * 5
         for j, weight in enumerate(row):
@@ -70,7 +70,7 @@ def test_columns_alone_are_the_heaviest_columns():
 def test_slashes_alone_lie_on_the_heaviest_diagonals():
     piece = a_piece(10)
     (first, second), _ = pick(Pattern("vertical-slash", 0.0), piece)
-    bands = diagonals(piece.masses(), piece.looking(), 8)
+    bands = diagonals(piece.masses, piece.looking, 8)
     for block, (places, n) in enumerate(((first, 24), (second, 32))):
         weights = torch.tensor([w for _, _, w in heard(piece, block)], dtype=bands.dtype)
         best = int((weights @ bands).argmax())

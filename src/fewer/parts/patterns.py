@@ -13,6 +13,7 @@ Of the rows that find lines, a block hears its own in full and the others by `HE
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn.functional import pad
@@ -49,14 +50,16 @@ class Piece:
         held = len(self.k) - len(self.q)
         return [held + at for at in range(0, len(self.q), self.size)]
 
+    @cached_property
     def looking(self) -> torch.Tensor:
         """(w,) the rows that find lines, evenly spaced, the last one among them."""
         m = len(self.q)
         return torch.arange(m - 1, -1, -max(1, m // self.look))[: self.look].flip(0)
 
+    @cached_property
     def masses(self) -> torch.Tensor:
         """(w, n + m) attention of the looking rows, summed over the head's queries."""
-        at, m, n = self.looking(), len(self.q), len(self.k)
+        at, m, n = self.looking, len(self.q), len(self.k)
         hidden = torch.arange(m) > at[:, None]
         q, keys = self.q[at] * self.scale, self.k.to(self.q.dtype).T
         mass = q.new_zeros(len(at), n)
@@ -86,7 +89,7 @@ def _near(n: int, room: int) -> torch.Tensor:
 
 
 def _vertical_slash(piece: Piece, share: float) -> Picked:
-    mass, at, size = piece.masses(), piece.looking(), piece.size
+    mass, at, size = piece.masses, piece.looking, piece.size
     blocks = torch.arange(len(piece.blocks()))
     heard = torch.where(at // size == blocks[:, None], 1.0, HEARSAY).to(mass)  # (blocks, w)
     columns, bands = heard @ mass, heard @ diagonals(mass, at, size)

@@ -26,6 +26,7 @@ import torch
 from fewer.bench.tasks import prose
 from fewer.engine import Engine
 from fewer.kv.view import View
+from fewer.methods.select.prompt_patterns import PromptPatterns
 from fewer.parts.patterns import Pattern, Piece, pick
 from fewer.seams import Blocks, Select
 from fewer.train.session import Session
@@ -38,7 +39,7 @@ CANDIDATES = (
     Pattern("vertical-slash", 0.8),
     Pattern("block-sparse"),
 )
-BLOCK, LOOK = 128, 32  # as minference has them
+BLOCK, LOOK = PromptPatterns.block, PromptPatterns.look
 TINY = 1e-30
 
 

@@ -73,8 +73,7 @@ class PromptPatterns(Select):
             pattern = Pattern(self.pattern, self.columns) if table is None else table[layer][h]
             piece = Piece(group, view.keys(h), scale, self.block, state - self.block, self.look)
             places, seen = pick(pattern, piece)
-            before = len(piece.k) - len(q)
-            heads.append(places[: len(sparse)] + [torch.arange(before + at) for at in starts[len(sparse) :]])
+            heads.append(places[: len(sparse)] + [torch.arange(n) for n in piece.blocks()[len(sparse) :]])
             looked += seen
         return Blocks(self.block, [list(of) for of in zip(*heads)], looked)
 
