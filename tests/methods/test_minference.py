@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from fewer.attend.reader import set_right
 from fewer.engine import Engine
 from fewer.errors import BadRequest
 from fewer.kv.segment import Meter, pack_stacked
@@ -14,7 +15,8 @@ from fewer.methods.select.prompt_patterns import PromptPatterns
 from fewer.parts.patterns import HEARSAY, Pattern, Piece, diagonals, pick
 from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
-from fewer.train.patterns import CANDIDATES, Errors, Survey
+from fewer.train.head_effects import effects
+from fewer.train.patterns import CANDIDATES, ROOMS, Errors, Survey, share
 from fewer.types import Told
 
 PROMPT = [(7 * i * i + 3 * i) % 31 for i in range(96)]
@@ -103,7 +105,7 @@ def test_whole_is_everything_before_the_block():
 
 def test_reads_fall_to_the_budget():
     """a-shape looks at nothing to decide: what is read can be counted by hand."""
-    method = PromptPatterns(budget=24, block=8, whole=0, pattern="a-shape")
+    method = PromptPatterns(budget=24, block=8, whole=0, exact=0, pattern="a-shape")
     _, ledger = generate(tiny_model(), PROMPT, use=[method], max_tokens=1, chunk=32)
     heads = 3 * 2
     first_piece = 8 * (0 + 8 + 16 + 16) + 4 * 36
@@ -111,11 +113,44 @@ def test_reads_fall_to_the_budget():
     assert ledger.kv_entries_read == heads * (first_piece + others)
 
 
+def test_rows_that_are_exact_are_counted_and_change_nothing_else_when_all_are():
+    eng = Engine(tiny_model(), None, chunk=32)
+    plain = eng.generate(PROMPT, max_tokens=1, logprobs=2)
+    budget = {"budget": 24, "block": 8, "whole": 0, "pattern": "a-shape"}
+    read = {}
+    for exact in (0, 4, 32):
+        read[exact] = eng.generate(PROMPT, use=[PromptPatterns(exact=exact, **budget)], max_tokens=1, logprobs=2)
+    assert read[32].logprobs == plain.logprobs
+    assert read[0].logprobs != plain.logprobs
+    heads, pieces = 3 * 2, (0, 32, 64)
+    reads = {exact: result.ledger.kv_entries_read for exact, result in read.items()}
+    assert reads[4] - reads[0] == heads * sum(n + i + 1 for n in pieces for i in (7, 15, 23, 31))
+    assert reads[32] - reads[0] == plain.ledger.kv_entries_read
+
+
+def test_rows_of_a_block_move_by_what_its_exact_rows_gain_on_average():
+    o = torch.arange(12.0).reshape(6, 1, 2)
+    got, at, true = o.clone(), torch.tensor([1, 3, 5]), torch.tensor([[[9.0, 9]], [[1, 1]], [[0, 0]]])
+    set_right(got, at, true, 4)
+    gained = ((true[0] - o[1]) + (true[1] - o[3])) / 2
+    for row in (0, 2):
+        assert torch.equal(got[row], o[row] + gained)
+    assert torch.equal(got[4], o[4] + (true[2] - o[5]))
+    assert torch.equal(got[at], true)
+
+
+def test_a_head_has_its_share_of_the_room():
+    (first, second), _ = pick(Pattern("a-shape", room=2.0), a_piece(7))
+    assert (len(first), len(second)) == (14, 14)
+    (first, _), _ = pick(Pattern("vertical-slash", 0.5, room=0.25), a_piece(16))
+    assert len(first) == 4
+
+
 def test_the_last_rows_read_all():
     """Blocks of 8 in pieces of 32: with the last 9 rows whole, two blocks of the last piece see everything before them."""
     reads = []
     for whole in (0, 9, len(PROMPT)):
-        method = PromptPatterns(budget=24, block=8, whole=whole, pattern="a-shape")
+        method = PromptPatterns(budget=24, block=8, whole=whole, exact=0, pattern="a-shape")
         reads.append(generate(tiny_model(), PROMPT, use=[method], max_tokens=1, chunk=32)[1].kv_entries_read)
     assert reads[1] - reads[0] == 3 * 2 * 8 * ((80 - 16) + (88 - 16))
     assert reads[2] == generate(tiny_model(), PROMPT, max_tokens=1, chunk=32)[1].kv_entries_read
@@ -123,15 +158,15 @@ def test_the_last_rows_read_all():
 
 def test_a_file_gives_each_head_its_pattern(tmp_path):
     file = tmp_path / "p.json"
-    of = [[["a-shape", 0.5], ["block-sparse", 0.5]]] * 3
+    of = [[["a-shape", 0.5, 1.0], ["block-sparse", 0.5, 1.0]]] * 3
     file.write_text(json.dumps({"patterns": of}))
-    mixed = PromptPatterns(budget=24, block=8, whole=0, file=str(file))
+    mixed = PromptPatterns(budget=24, block=8, whole=0, exact=0, file=str(file))
     texts = [
         generate(tiny_model(), PROMPT, use=[m], max_tokens=1, chunk=32, logprobs=0)[1].kv_entries_read
         for m in (
             mixed,
-            PromptPatterns(budget=24, block=8, whole=0, pattern="a-shape"),
-            PromptPatterns(budget=24, block=8, whole=0, pattern="block-sparse"),
+            PromptPatterns(budget=24, block=8, whole=0, exact=0, pattern="a-shape"),
+            PromptPatterns(budget=24, block=8, whole=0, exact=0, pattern="block-sparse"),
         )
     ]
     assert texts[1] < texts[0] < texts[2]
@@ -146,13 +181,38 @@ def test_the_search_measures_how_far_answers_are_off(monkeypatch):
     """The error of a candidate is that of its answer: all candidates with all places have none, and none is negative."""
     monkeypatch.setattr("fewer.train.patterns.BLOCK", 8)
     errors = {}
-    for room in (0.2, 2.0):
+    for room in (0.2, 16.0):  # of the latter the smallest share is twice all
         found = Errors()
         Engine(tiny_model(), None, chunk=32).generate(PROMPT, use=[Survey(found, room)], max_tokens=1)
         errors[room] = found.of
-    assert set(errors[2.0]) == {(layer, h) for layer in range(3) for h in range(2)}
-    assert all(e == pytest.approx(0, abs=1e-18) for sums in errors[2.0].values() for e in sums)
-    assert all(len(sums) == len(CANDIDATES) and min(sums) > 0 for sums in errors[0.2].values())
+    assert set(errors[16.0]) == {(layer, h) for layer in range(3) for h in range(2)}
+    assert all(e == pytest.approx(0, abs=1e-18) for sums in errors[16.0].values() for e in sums)
+    assert all(len(sums) == len(CANDIDATES) and min(sums[:-1]) > 0 == sums[-1] for sums in errors[0.2].values())
+
+
+def test_heads_share_the_room_where_it_saves_most():
+    """Two heads, 1 each on average: the one that matters takes what the other can do without."""
+    a_shape = [CANDIDATES.index(Pattern("a-shape", room=room)) for room in ROOMS]
+    errors = {}
+    for head, falls in (((0, 0), [10.0, 8.0, 6.0, 4.0, 1.0, 0.5]), ((0, 1), [0.2, 0.2, 0.1, 0.1, 0.1, 0.1])):
+        errors[head] = [99.0] * (len(CANDIDATES) - 1) + [0.0]
+        for i, error in zip(a_shape, falls):
+            errors[head][i] = error
+    assert share(errors, 0.01) == {(0, 0): Pattern("a-shape", room=1.0), (0, 1): Pattern("a-shape", room=0.5)}
+    assert share(errors, 0.3)[0, 0].kind == "whole"
+
+
+def test_a_head_matters_as_much_as_it_changes_what_lies_behind():
+    eng = Engine(tiny_model(), None, chunk=32)
+    heads = {(layer, h): Pattern("a-shape") for layer in range(3) for h in range(2)}
+    said = []
+    matters = effects(eng, PROMPT, heads, 12, lambda: False, said.append)
+    assert matters[2, 0] == matters[2, 1] == 0.0
+    assert all(matters[layer, h] > 0 for layer in range(2) for h in range(2))
+    wider = effects(eng, PROMPT, heads, 90, lambda: False, said.append)
+    assert max(wider.values()) == 0.0
+    assert set(effects(eng, PROMPT, heads, 12, lambda: True, said.append).values()) == {1.0}
+    assert said[:2] == ["head 1 of 6: layer 0, head 0", "head 2 of 6: layer 0, head 1"]
 
 
 def test_an_error_is_that_of_the_worst_query_head(monkeypatch):

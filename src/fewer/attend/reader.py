@@ -44,6 +44,14 @@ def ancestors(rows: Rows) -> torch.Tensor | None:
     return torch.from_numpy(seen)
 
 
+def set_right(o: torch.Tensor, at: torch.Tensor, true: torch.Tensor, size: int) -> None:
+    """Rows `at` of o (m, Hq, d) become `true`; the others of a block of `size` rows move by what that changes on average."""
+    off, of_block = true - o[at], at // size
+    for b in of_block.unique().tolist():
+        o[b * size : (b + 1) * size] += off[of_block == b].mean(0)
+    o[at] = true
+
+
 def unrotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """The inverse of rotating x (T, H, d) by cos, sin (T, d/2), which may be longer than 1 together (YaRN)."""
     size = cos**2 + sin**2
@@ -205,9 +213,13 @@ class GroupRead:
             for h, p in enumerate(mass):
                 assert probes is not None and asked is not None
                 fresh = torch.arange(b) + int(lens[h]) - m + first
-                assert probes is not None and asked is not None
                 slots = torch.from_numpy(np.searchsorted(probes, asked + first))
                 probs[h][slots[:, None, None], torch.arange(g)[:, None], torch.cat([idx[h], fresh])] = p
+        if (exact := blocks.exact) is not None:
+            seen = torch.ones(m, m, dtype=torch.bool).tril()[exact]
+            true, _ = attend(q[exact], committed, staged, seen, pos[exact], layer, spec, self.native)
+            set_right(o, exact, true, blocks.size)
+            self.entries_read += int(lens.sum()) * len(exact) - int((m - 1 - exact).sum()) * spec.n_kv_heads
         self._tell(layer, rows, probes, probs)
         return o
 

@@ -177,13 +177,9 @@ def patterns(
     tokens: Annotated[int, typer.Option("--tokens", min=512, help="Length of a document.")] = 3072,
     documents: Annotated[int, typer.Option("--documents", min=1, help="Documents read, and one more to judge by.")] = 3,
     room: Annotated[
-        float, typer.Option("--room", min=0.01, max=1.0, help="Share of the entries that a pattern may read.")
-    ] = 0.1,
-    whole: Annotated[
-        float,
-        typer.Option("--whole", min=0.0, max=1.0, help="Share of the heads that read all: those no pattern serves."),
-    ] = 0.125,
-    minutes: Annotated[float, typer.Option("--minutes", help="After so long no further document is begun.")] = 30.0,
+        float, typer.Option("--room", min=0.01, max=1.0, help="Share of the entries that heads read on average.")
+    ] = 0.15,
+    minutes: Annotated[float, typer.Option("--minutes", help="After so long no further document or head is begun.")] = 30.0,
     seed: Seed = 0,
     threads: o.Threads = None,
     as_json: o.Json = False,
@@ -192,7 +188,7 @@ def patterns(
     """Which sparse pattern suits each attention head, for the method minference."""
     from fewer.train.patterns import train
 
-    _run(ctx, lambda s, c: train(s, output, tokens, documents, room, whole, c), suffix=".json")
+    _run(ctx, lambda s, c: train(s, output, tokens, documents, room, c), suffix=".json")
 
 
 def _run(ctx: typer.Context, train: Callable[[Session, str], dict[str, Any]], suffix: str = ".safetensors") -> None:

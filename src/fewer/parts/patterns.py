@@ -5,8 +5,8 @@
     block-sparse    the blocks of keys whose mean is nearest to the mean of the block's queries
     whole           everything, for the few heads that no pattern serves
 
-A pattern gives, for each block of `size` rows, at most `room` places before it (`whole`: all). Slashes are bands of `size`
-diagonals.
+A pattern gives, for each block of `size` rows, at most so many places before it: its own share of the piece's `room`
+(`whole`: all). Slashes are bands of `size` diagonals.
 Of the rows that find lines, a block hears its own in full and the others by `HEARSAY`.
 """
 
@@ -27,16 +27,18 @@ Picked = tuple[list[torch.Tensor], int]  # per block ascending places; entries l
 
 @dataclass(frozen=True)
 class Pattern:
-    """kind: one of KINDS. columns: share of the room that goes to columns, the rest to diagonals (vertical-slash)."""
+    """kind: one of KINDS. columns: share of the room that goes to columns, the rest to diagonals (vertical-slash). room: what
+    the head may read, as a multiple of what heads read on average."""
 
     kind: str = "vertical-slash"
     columns: float = 0.5
+    room: float = 1.0
 
 
 @dataclass(frozen=True)
 class Piece:
     """One kv-head of one piece: its queries q (m, g, d), the keys of all entries k (n + m, d), score scale, block size,
-    how many places a block may read, how many rows are looked at."""
+    how many places a block may read on average over heads, how many rows are looked at."""
 
     q: torch.Tensor
     k: torch.Tensor
@@ -53,8 +55,7 @@ class Piece:
     @cached_property
     def looking(self) -> torch.Tensor:
         """(w,) the rows that find lines, evenly spaced, the last one among them."""
-        m = len(self.q)
-        return torch.arange(m - 1, -1, -max(1, m // self.look))[: self.look].flip(0)
+        return evenly(len(self.q), self.look)
 
     @cached_property
     def masses(self) -> torch.Tensor:
@@ -69,16 +70,29 @@ class Piece:
             mass += torch.softmax(z, -1)
         return mass
 
+    @cached_property
+    def lines(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each block hears of columns (blocks, n + m) and of bands of diagonals (blocks, ceil((n + m) / size))."""
+        blocks = torch.arange(len(self.blocks()))
+        heard = torch.where(self.looking // self.size == blocks[:, None], 1.0, HEARSAY).to(self.masses)
+        return heard @ self.masses, heard @ diagonals(self.masses, self.looking, self.size)
+
+
+def evenly(m: int, n: int) -> torch.Tensor:
+    """(n,) or fewer of the rows 0 .. m-1, ascending and as far from each other, the last one among them."""
+    return torch.arange(m - 1, -1, -max(1, m // n))[:n].flip(0)
+
 
 def pick(pattern: Pattern, piece: Piece) -> Picked:
     """The places that `pattern` gives each block of `piece`."""
+    room = max(1, round(pattern.room * piece.room))
     if pattern.kind == "whole":
         return [torch.arange(n) for n in piece.blocks()], 0
     if pattern.kind == "a-shape":
-        return [_near(n, piece.room) for n in piece.blocks()], 0
+        return [_near(n, room) for n in piece.blocks()], 0
     if pattern.kind == "block-sparse":
-        return _block_sparse(piece)
-    return _vertical_slash(piece, pattern.columns)
+        return _block_sparse(piece, room)
+    return _vertical_slash(piece, room, pattern.columns)
 
 
 def _near(n: int, room: int) -> torch.Tensor:
@@ -88,15 +102,12 @@ def _near(n: int, room: int) -> torch.Tensor:
     return torch.cat([torch.arange(sinks), torch.arange(n - (room - sinks), n)])
 
 
-def _vertical_slash(piece: Piece, share: float) -> Picked:
-    mass, at, size = piece.masses, piece.looking, piece.size
-    blocks = torch.arange(len(piece.blocks()))
-    heard = torch.where(at // size == blocks[:, None], 1.0, HEARSAY).to(mass)  # (blocks, w)
-    columns, bands = heard @ mass, heard @ diagonals(mass, at, size)
-    for_bands, out = round((1 - share) * piece.room), []
+def _vertical_slash(piece: Piece, room: int, share: float) -> Picked:
+    columns, bands = piece.lines
+    size, for_bands, out = piece.size, round((1 - share) * room), []
     for n, by_column, by_band in zip(piece.blocks(), columns, bands.argsort(1, descending=True).tolist()):
         read = torch.zeros(n, dtype=torch.bool)
-        left = min(n, piece.room)
+        left = min(n, room)
         lines = min(for_bands, left)
         for s in by_band:  # diagonals s * size .. of the block's rows: up to 2 * size - 1 keys
             if lines <= 0:
@@ -109,7 +120,7 @@ def _vertical_slash(piece: Piece, share: float) -> Picked:
                 lines, left = lines - new, left - new
         read[by_column[:n].masked_fill(read, -1).topk(left).indices] = True
         out.append(read.nonzero().flatten())
-    return out, len(mass) * len(piece.k)
+    return out, len(piece.looking) * len(piece.k)
 
 
 def diagonals(mass: torch.Tensor, at: torch.Tensor, size: int) -> torch.Tensor:
@@ -122,18 +133,18 @@ def diagonals(mass: torch.Tensor, at: torch.Tensor, size: int) -> torch.Tensor:
     return pad(own, (0, -n % size)).view(w, -1, size).sum(2)
 
 
-def _block_sparse(piece: Piece) -> Picked:
+def _block_sparse(piece: Piece, room: int) -> Picked:
     size, held = piece.size, len(piece.k) - len(piece.q)
     means = [k.to(piece.q.dtype).mean(0) for k in piece.k.split(size)]
     of_keys, out = torch.stack(means), []
     for i, n in enumerate(piece.blocks()):
-        if n <= piece.room:
+        if n <= room:
             out.append(torch.arange(n))
             continue
         q = piece.q[i * size : (i + 1) * size].mean(0)  # (g, d)
         z = (q @ of_keys[: -(-n // size)].T) * piece.scale
         read = torch.zeros(n, dtype=torch.bool)
-        left = piece.room
+        left = room
         for b in torch.softmax(z, -1).sum(0).argsort(descending=True).tolist():
             new = min(size, n - b * size, left)
             read[b * size : b * size + new] = True

@@ -63,11 +63,13 @@ class Blocks:
     """What the rows of a piece of the prompt read, `size` rows at a time.
 
     places[b][h]: ascending places of kv-head h among the entries before block b's first row. A block's rows see each other
-    as ever. looked: entries, summed over heads and rows, that were read to find this out."""
+    as ever. looked: entries, summed over heads and rows, that were read to find this out. exact: (w,) rows that read everything
+    beside; what this changes in them, on average over a block, is added to the other rows of their block."""
 
     size: int
     places: list[list[torch.Tensor]]
     looked: int = 0
+    exact: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ and diagonals (vertical-slash), or blocks (block-sparse). Which shape is each he
 `fewer train patterns`; where its lines lie is found for each piece of the prompt from a few rows (parts/patterns.py).
 Rows of a block of `block` share their places; what is not picked is never read:
 
-    reads of a block = block x (places picked) + the block's own triangle,   places + block <= budget
+    reads of a block = block x (places picked) + the block's own triangle,   places + block <= budget, over heads on average
 
-Few heads look everywhere for something that columns and diagonals miss, and one of them can cost the model its memory:
-the file says which heads read all, beyond the budget.
+Few heads look everywhere for something that columns and diagonals miss, and one of them can cost the model its memory;
+others change nothing that is read later. So the file also says how much of the budget is each head's, or that it reads all.
+`exact` rows of a piece, evenly spaced, read all, and the rows of their block move by what that changes in them on average:
+what a sparse reading misses is much the same for neighbours (Delta Attention, Willette et al., 2025, moves the rows that
+follow one exact row by all of its difference; here that made more errors than it mended, and the mean of a block fewer).
 Blocks that hold one of the prompt's last `whole` rows, the question as a rule, read all: they are few, and what their
 answer begins with rests on them (TriangleMix, He et al., 2025, reads its last rows so). The cache is whole and the answer
 reads all of it. Layers with a sliding window are left alone.
@@ -26,7 +29,7 @@ import torch
 from fewer.errors import BadRequest
 from fewer.kv.view import View
 from fewer.parts.budget import limit, require_least
-from fewer.parts.patterns import KINDS, SINKS, SPARSE, Pattern, Piece, pick
+from fewer.parts.patterns import KINDS, SINKS, SPARSE, Pattern, Piece, evenly, pick
 from fewer.seams import Blocks, Select, budget_knob, knob
 from fewer.types import Told
 
@@ -46,6 +49,7 @@ class PromptPatterns(Select):
     columns: float = knob(0.8, "of vertical-slash: share of the places that are columns", low=0.0, high=1.0)
     block: int = knob(128, "rows that share their places", low=1)
     look: int = knob(32, "rows of a piece that find its columns and diagonals", low=1)
+    exact: int = knob(16, "rows of a piece that read all, to set the others of their block right", low=0)
     whole: int = knob(64, "last rows of the prompt whose blocks read all", low=0)
     file: str = knob("", "patterns of each head, written by `fewer train patterns`; none = `pattern` for all")
 
@@ -75,14 +79,19 @@ class PromptPatterns(Select):
             places, seen = pick(pattern, piece)
             heads.append(places[: len(sparse)] + [torch.arange(n) for n in piece.blocks()[len(sparse) :]])
             looked += seen
-        return Blocks(self.block, [list(of) for of in zip(*heads)], looked)
+        rows = min(len(sparse) * self.block, len(q))
+        exact = evenly(rows, self.exact) if self.exact else None
+        return Blocks(self.block, [list(of) for of in zip(*heads)], looked, exact)
 
 
 def read_table(file: str, n_layers: int) -> Table:
     """The patterns of a file. Raises BadRequest if it cannot be read or is another model's."""
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
-        table = [[Pattern(str(kind), float(columns)) for kind, columns in layer] for layer in data["patterns"]]
+        table = [
+            [Pattern(str(kind), float(columns), float(room)) for kind, columns, room in layer]
+            for layer in data["patterns"]
+        ]
     except OSError as e:
         raise BadRequest(f"cannot read patterns from {file}: {e.strerror or e}") from None
     except (ValueError, KeyError, TypeError):
