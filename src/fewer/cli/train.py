@@ -179,7 +179,9 @@ def patterns(
     room: Annotated[
         float, typer.Option("--room", min=0.01, max=1.0, help="Share of the entries that heads read on average.")
     ] = 0.15,
-    minutes: Annotated[float, typer.Option("--minutes", help="After so long no further document or head is begun.")] = 30.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="After so long no further document or head is begun.")
+    ] = 30.0,
     seed: Seed = 0,
     threads: o.Threads = None,
     as_json: o.Json = False,

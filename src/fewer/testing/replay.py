@@ -3,13 +3,13 @@
 The engine's way of evicting, selecting, routing and packing is fast and indirect. Here the same decisions are executed on
 plain lists, one token at a time, per layer and kv-head. The log probabilities must agree, whatever the method decided: a
 wrong head's index, a shifted position or a forgotten row shows at once. The method's own judgement is not what is tested.
-What this does not do: drafts (the run has none), rules that draw tokens themselves.
+What this does not do: drafts (the run has none), rules that draw tokens themselves, corrections by exact rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,8 @@ class PickLog(Select):
         return out
 
     def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
-        """A row's places: those of its block, and the block's rows before it."""
+        """A row's places: those of its block, and the block's rows before it. Exact rows correct rows that come before them,
+        which a replay token by token cannot: this run does without."""
         out = super().pick_blocks(layer, q, view, told, state)
         held = [int(n) - len(q) for n in view.lens()]
         if out is None:
@@ -82,7 +83,7 @@ class PickLog(Select):
             first = i - i % out.size
             places, own = out.places[i // out.size], torch.arange(first, i)
             self.log.pick[layer, told.seen + i] = [torch.cat([p, n + own]) for p, n in zip(places, held)]
-        return out
+        return replace(out, exact=None)
 
 
 class RouteLog(Route):

@@ -135,7 +135,9 @@ def _total(errors: PerHead, weight: dict[Head, float], chosen: dict[Head, int]) 
 def share(errors: PerHead, room: float) -> dict[Head, Pattern]:
     """A candidate for each head, so that heads read 1 on average and the sum of errors is small: again and again the head
     and candidate that save most error for what they cost more. room: what 1 is, as a share of a whole document."""
-    prices = [0.5 / room if p == WHOLE else p.room for p in CANDIDATES]  # a row of it has half of it before it on average
+    prices = [
+        0.5 / room if p == WHOLE else p.room for p in CANDIDATES
+    ]  # a row of it has half of it before it on average
     least = min(prices)
     now = {key: min((e, i) for i, e in enumerate(of) if prices[i] == least)[1] for key, of in errors.items()}
     left = (1 - least) * len(errors)
