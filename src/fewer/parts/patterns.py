@@ -77,6 +77,11 @@ class Piece:
         heard = torch.where(self.looking // self.size == blocks[:, None], 1.0, HEARSAY).to(self.masses)
         return heard @ self.masses, heard @ diagonals(self.masses, self.looking, self.size)
 
+    @cached_property
+    def means(self) -> torch.Tensor:
+        """(ceil((n + m) / size), d) the mean key of each block of keys."""
+        return torch.stack([k.to(self.q.dtype).mean(0) for k in self.k.split(self.size)])
+
 
 def evenly(m: int, n: int) -> torch.Tensor:
     """(n,) or fewer of the rows 0 .. m-1, ascending and as far from each other, the last one among them."""
@@ -135,8 +140,7 @@ def diagonals(mass: torch.Tensor, at: torch.Tensor, size: int) -> torch.Tensor:
 
 def _block_sparse(piece: Piece, room: int) -> Picked:
     size, held = piece.size, len(piece.k) - len(piece.q)
-    means = [k.to(piece.q.dtype).mean(0) for k in piece.k.split(size)]
-    of_keys, out = torch.stack(means), []
+    of_keys, out = piece.means, []
     for i, n in enumerate(piece.blocks()):
         if n <= room:
             out.append(torch.arange(n))

@@ -28,7 +28,7 @@ from fewer.seams import Blocks, Select
 from fewer.types import Told
 
 Head = tuple[int, int]  # layer, kv-head
-Entries = list[list[tuple[torch.Tensor, torch.Tensor]]]  # layer -> kv-head -> keys, values (n, d)
+Entries = list[tuple[torch.Tensor, torch.Tensor]]  # of a layer: kv-head -> keys, values (n, d)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def effects(
     return {head: found.get(head, mean or 1.0) for head in heads}
 
 
-def _off(full: list[tuple[torch.Tensor, torch.Tensor]], got: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+def _off(full: Entries, got: Entries) -> float:
     """A layer's relative squared error, keys and values alike, mean over its heads."""
     sums = 0.0
     for (k, v), (k2, v2) in zip(full, got):
@@ -91,8 +91,8 @@ def _off(full: list[tuple[torch.Tensor, torch.Tensor]], got: list[tuple[torch.Te
     return sums / len(full)
 
 
-def _read(eng: Engine, ids: Sequence[int], seams: Seams) -> Entries:
-    """The keys and values that a reading of ids leaves."""
+def _read(eng: Engine, ids: Sequence[int], seams: Seams) -> list[Entries]:
+    """The keys and values that a reading of ids leaves, layer by layer."""
     reader = Reader(eng, seams, len(ids))
     for at in range(0, len(ids), eng.chunk):
         reader.piece(ids[at : at + eng.chunk])

@@ -19,7 +19,6 @@ Does not: look at tasks.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from typing import Any
 
 import torch
 
+from fewer.bench.record import save
 from fewer.bench.tasks import prose
 from fewer.engine import Engine
 from fewer.kv.view import View
@@ -111,9 +111,7 @@ def train(session: Session, output: Path, tokens: int, documents: int, room: flo
     spec = eng.model.spec
     chosen = [[best.get((n, h), Pattern()) for h in range(spec.n_kv_heads)] for n in range(spec.n_layers)]
     data = {"patterns": [[[p.kind, p.columns, p.room] for p in layer] for layer in chosen], "command": command}
-    partial = output.with_suffix(".partial")
-    partial.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    partial.replace(output)
+    save(output, data)
     test = held_out.of or found.of
     total, most = sum(matters.values()), sorted(matters, key=lambda key: -matters[key])[:MOST]
     return {
@@ -134,10 +132,9 @@ def _total(errors: PerHead, weight: dict[Head, float], chosen: dict[Head, int]) 
 
 def share(errors: PerHead, room: float) -> dict[Head, Pattern]:
     """A candidate for each head, so that heads read 1 on average and the sum of errors is small: again and again the head
-    and candidate that save most error for what they cost more. room: what 1 is, as a share of a whole document."""
-    prices = [
-        0.5 / room if p == WHOLE else p.room for p in CANDIDATES
-    ]  # a row of it has half of it before it on average
+    and candidate that save most error for what they cost more. room: what 1 is, as a share of a whole document, half of
+    which a row has before it on average."""
+    prices = [0.5 / room if p == WHOLE else p.room for p in CANDIDATES]
     least = min(prices)
     now = {key: min((e, i) for i, e in enumerate(of) if prices[i] == least)[1] for key, of in errors.items()}
     left = (1 - least) * len(errors)

@@ -38,7 +38,7 @@ Table = list[list[Pattern]]  # layer -> kv-head
 
 @dataclass(frozen=True)
 class PromptPatterns(Select):
-    """Rows of the prompt read at most `budget` entries a kv-head, in the pattern of their head."""
+    """Rows of the prompt read at most `budget` entries a kv-head, on average over heads, in the pattern of their head."""
 
     acts = "prompt"
 
