@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(native is None, reason="fewer._native is not bui
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 1, 5, 9, 2]
 SELECTS = [
     "quest:budget=8,block=3,full_layers=1",
+    "quest:budget=16,block=8,full_layers=1",  # asked anew every few tokens
     "infllm:budget=12,block=3,representatives=2,local=4,full_layers=0,sinks=2,recent=2",
     "tidaldecode:budget=4,full_layers=1,reselect_layer=3",
     "tidaldecode:budget=4,full_layers=1,reselect_layer=3,heads=shared",

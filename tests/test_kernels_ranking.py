@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewer.kernels.ahead import Ahead, Foreseen
 from fewer.kernels.native import native
-from fewer.kernels.ranking import Ahead, Behind, Cut, Ranking, Read, count, listed, read_by
+from fewer.kernels.ranking import Behind, Cut, Ranking, Read, count, listed, read_by
 
 
 def ranking(rng: np.random.Generator, heads: int, size: int, d: int, bounds: bool, half: bool) -> Ranking:
@@ -48,11 +49,42 @@ def test_equals_plain_torch(isa, seed, heads, size, d, group, rows, bounds, half
     assert [out.tolist() for out in got[1:]] == want
     assert [len(out) for out in got[1:]] == [2 * heads + count(r.picks) for r in reads if r is not None]
     if native is not None and d % 8 == 0:  # two layers at once: the second writes over the first
-        ahead = Ahead([reads, reads], q.shape[1:])
+        shape = (heads * group, d)
+        foreseen = [None if r is None else Foreseen([r, r], shape) for r in reads]
+        ahead = Ahead(foreseen, [0 if r is None else r.at for r in reads], 2, shape)
         assert ahead.rank_from.tolist() == [0, rows * heads, 2 * rows * heads] and not ahead.picked[:, 0].any()
-        native.rank(ahead.heads.ctypes.data, len(ahead.heads), q.data_ptr())
-        for out, at in zip(want, ahead.picked[1, 1:].tolist(), strict=True):
-            assert np.ctypeslib.as_array((ctypes.c_int64 * len(out)).from_address(at)).tolist() == out
+        assert of_layer(ahead, 1, q, want) == want
+
+
+def of_layer(ahead: Ahead, layer: int, q: torch.Tensor, like: list[list[int]]) -> list[list[int]]:
+    """What the native operation finds for the last sequences, as many places as in `like`."""
+    first, last = ahead.rank_from[layer : layer + 2].tolist()
+    native.rank(ahead.heads[first:].ctypes.data, last - first, q.data_ptr())
+    found = zip(like, ahead.picked[layer, -len(like) :].tolist(), strict=True)
+    return [np.ctypeslib.as_array((ctypes.c_int64 * len(out)).from_address(at)).tolist() for out, at in found]
+
+
+@pytest.mark.skipif(native is None, reason="fewer._native is not built or switched off")
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), heads=st.integers(1, 3), size=st.integers(1, 5),
+    steps=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=3),
+)  # fmt: skip
+def test_what_was_foreseen_grows(seed, heads, size, steps):
+    """Two layers that get other numbers of entries, step after step: the same as if found anew."""
+    rng, none = np.random.default_rng(seed), torch.zeros(0, dtype=torch.int64)
+    q = torch.from_numpy(rng.integers(-2, 3, (3, heads, 8))).float()
+    one, shape = ranking(rng, heads, size, 8, True, False), (heads, 8)
+    held, grown = np.array([c.end for c in one.cuts]), np.zeros(2, dtype=np.int64)
+    foreseen = Foreseen([Read(2, one, Behind(0, none, held))] * 2, shape, spare=int(np.sum(steps, 0).max()))
+    for step in steps:
+        foreseen.grow(np.array(step))
+        grown += step
+        ahead = Ahead([None, foreseen], [0, 2], 2, shape)
+        for layer, n in enumerate(grown.tolist()):
+            longer = Ranking(one.summaries, size, [c._replace(end=c.end + n) for c in one.cuts])
+            want = [Behind(0, none, held + n).packed(listed(longer, q[2])).tolist()]
+            assert of_layer(ahead, layer, q, want) == want
 
 
 @pytest.mark.parametrize(
@@ -62,7 +94,7 @@ def test_what_does_not_fit_is_refused(cut):
     """More blocks than there are, no order, less than no room, entries twice, entries that are not there."""
     read = Read(0, Ranking([torch.zeros(6, 8)], 2, [Cut(*cut)], False), Behind(0, torch.arange(0), np.array([13])))
     with pytest.raises(IndexError, match="6 blocks of 2 among 13"):
-        Ahead([[read]], (1, 8))
+        Foreseen([read], (1, 8))
 
 
 def test_takes_the_greatest_and_of_equals_the_earlier():

@@ -1,14 +1,17 @@
 """Quest: equality with a naive rewrite, a bound that is one, blocks that follow the cache."""
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fewer.kernels.ranking import Cut, Ranking
-from fewer.kv.segment import Meter, pack_stacked
+from fewer.kernels.ranking import Cut, Ranking, listed
+from fewer.kv.segment import Meter, pack_heads, pack_stacked
 from fewer.kv.view import View
 from fewer.methods.select.blocks import BestBlocks
 from fewer.parts.summaries import Summaries
 from fewer.testing.harness import generate
 from fewer.testing.tiny import tiny_model
+from fewer.types import Told
 from tests.methods.selecting import Selecting, written
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8]
@@ -75,3 +78,31 @@ def test_picking_copies_what_lies_there():
     got = View([view.pick(idx, Meter())], 2)
     for h in range(2):
         assert torch.equal(got.keys(h), keys[h, idx[h]]) and got.positions(h).tolist() == idx[h].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lens=st.tuples(st.integers(1, 40), st.integers(1, 40)), limit=st.integers(1, 30), block=st.integers(1, 9),
+    sinks=st.integers(0, 4), recent=st.integers(0, 12),
+)  # fmt: skip
+def test_holds_as_long_as_it_says(lens, limit, block, sinks, recent):
+    """Entries appended meanwhile are read too, nothing else changes; and full layers are never asked again."""
+    g = torch.Generator().manual_seed(sum(lens))
+    keys, q = torch.randn(2, 60, 8, generator=g), torch.randn(4, 8, generator=g)
+    method = BestBlocks(budget=limit, block=block, full_layers=1, sinks=sinks, recent=recent)
+    told = Told(40, n_layers=2, windows=(None, None))
+    told.start(method)
+    state = told.of(method)
+
+    def view(more: int) -> View:
+        held = [torch.arange(n + more, dtype=torch.int32) for n in lens]
+        return View([pack_heads(Meter(), *zip(*((k[: len(p)], k[: len(p)], p) for k, p in zip(keys, held))))], 2)
+
+    def read(more: int) -> list[list[int]]:
+        picks = method.pick(1, 0, q, view(more), told, state)
+        return [list(range(n + more)) for n in lens] if picks is None else [p.tolist() for p in listed(picks, q)]
+
+    first, lasts = read(0), method.holds(1, 0, view(0), told, state)
+    assert lasts >= 0 and method.holds(0, 0, view(0), told, state) > 10**9
+    for more in range(min(lasts, 20) + 1):
+        assert read(more) == [[*p, *range(n, n + more)] for p, n in zip(first, lens)]

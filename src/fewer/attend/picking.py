@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fewer.attend.kept import Asked, Kept
 from fewer.attend.reader import SCRATCH, GroupRead
 from fewer.attend.tables import sequence_table
 from fewer.kernels import attention as kernel
-from fewer.kernels.ranking import Ahead, Behind, Read, count, read_by
+from fewer.kernels.ahead import Ahead, Foreseen
+from fewer.kernels.ranking import Behind, Read, count, read_by
 from fewer.kv.store import Store
 from fewer.kv.view import View
 
@@ -35,6 +37,7 @@ class Picking:
 
     def __init__(self, reads: list[GroupRead], whole: kernel.Step, store: Store, depth: int) -> None:
         self._store, self._heads = store, store.spec.n_kv_heads
+        self._shape = store.spec.n_heads, store.spec.head_dim  # of a row's queries
         self._tables = {id(r): sequence_table(store, r.seq, depth) for r in reads if r.selecting}
         self._rows: list[Row | None] = []  # of every sequence of the call; None = a whole group, which does not select
         for r, at in zip(reads, whole.row_start.tolist()):
@@ -67,16 +70,14 @@ class Picking:
         """What the layers from `first` on read, as far as every row that selects knows it; None = not one of them.
 
         Rows that descend from others are asked layer by layer: what they pick among is made there."""
-        if self._apart_from_whole:
+        last = first
+        while last < depth and not self._apart_from_whole and self._known(last):
+            last += 1
+        if last == first:
             return None
-        known, nothing, spec = list[list[Read | None]](), torch.empty(0), self._store.spec
-        for layer in range(first, depth):
-            if not all(row is None or self._knows(row, layer) for row in self._rows):
-                break
-            known.append(
-                [None if r is None else self._picked(r, layer, nothing, self._view(r, layer)) for r in self._rows]
-            )
-        return Ahead(known, (spec.n_heads, spec.head_dim)) if known else None
+        foreseen = [None if row is None else self._foreseen(row, first, last) for row in self._rows]
+        at = [0 if row is None else row.at for row in self._rows]
+        return Ahead(foreseen, at, last - first, self._shape)
 
     # ------------------------------------------------------------------ inside
     def _call(
@@ -136,10 +137,37 @@ class Picking:
         r.entries_read += self._heads + (int(lens.sum()) if picks is None else count(picks))
         return None if picks is None else Read(row.at, picks, Behind(row.local, row.before, lens - len(row.before)))
 
-    def _knows(self, row: Row, layer: int) -> bool:
-        select, told = row.read.seams.select, row.read.told
-        assert select is not None
-        return select.knows(layer, row.local, told, told.of(select))
+    def _known(self, layer: int) -> bool:
+        """Do all rows that select know what they read there?"""
+        for row in self._rows:
+            if row is not None:
+                select, told = row.read.seams.select, row.read.told
+                assert select is not None
+                if not select.knows(layer, row.local, told, told.of(select)):
+                    return False
+        return True
+
+    def _foreseen(self, row: Row, first: int, last: int) -> Foreseen:
+        """What a row that comes alone reads in the layers first .. last - 1: as in its last step, if that holds."""
+        r = row.read
+        assert r.seams.select is not None
+        asked, kept = Asked(r.seams.select, r.told.of(r.seams.select), first, last), r.seq.reads
+        if isinstance(kept, Kept) and kept.serves(asked, r.seq, self._heads):
+            r.bytes_scanned += kept.scanned
+            r.entries_read += kept.entries
+        else:
+            kept = r.seq.reads = self._ask(row, asked)
+        return kept.foreseen
+
+    def _ask(self, row: Row, asked: Asked) -> Kept:
+        """What the row reads in the layers asked for; charges it."""
+        r, nothing, reads, holds = row.read, torch.empty(0), list[Read | None](), list[int]()
+        before = r.entries_read
+        for layer in range(asked.first, asked.last):
+            view = self._view(row, layer)
+            reads.append(self._picked(row, layer, nothing, view))
+            holds.append(asked.select.holds(layer, row.local, view, r.told, asked.state))
+        return Kept(asked, r.seq, reads, r.entries_read - before, holds, self._shape)
 
     def _looks(self, row: Row, layer: int) -> bool:
         select, told = row.read.seams.select, row.read.told

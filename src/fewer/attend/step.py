@@ -14,7 +14,7 @@ from fewer.attend.picking import Picking
 from fewer.attend.reader import Angles, GroupRead
 from fewer.attend.tables import sequence_table
 from fewer.kernels import attention as kernel
-from fewer.kernels.ranking import Ahead
+from fewer.kernels.ahead import Ahead
 from fewer.kv.store import Store
 from fewer.types import Group
 

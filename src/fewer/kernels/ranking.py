@@ -123,17 +123,41 @@ class Read(NamedTuple):
     behind: Behind
 
 
+class HeadRow(NamedTuple):
+    """A kv-head of a row, as native/ranking.h has it."""
+
+    q: int
+    group: int
+    d: int
+    bounds: int
+    summaries: int
+    halves: int
+    size: int
+    first: int
+    newest: int
+    room: int
+    tail: int
+    end: int
+    before: int
+    held: int
+    local: int
+    out: int
+    head: int
+    heads: int
+    start: int
+
+
 def read_by(reads: Sequence[Read | None], q: torch.Tensor) -> list[np.ndarray | None]:
     """What attention shall read for each sequence of a call, None for all of it. q (T, Hq, d)."""
     out: list[np.ndarray | None] = [None] * len(reads)
-    table, shape = list[tuple[int, ...]](), (q.shape[1], q.shape[2])
+    table, shape = list[HeadRow](), (q.shape[1], q.shape[2])
     fits = q.is_cpu and q.dtype is torch.float32 and q.is_contiguous() and not q.shape[2] % 8
     for i, read in enumerate(reads):
         if read is None:
             continue
         if isinstance(read.picks, Ranking) and fits and read.picks.served(shape[1]):
-            out[i] = places = np.empty(_room(read.picks), dtype=np.int64)
-            table += _heads(read, read.picks, places, shape)
+            out[i] = places = np.empty(room(read.picks), dtype=np.int64)
+            table += heads_of(read, read.picks, places, shape)
         else:
             out[i] = read.behind.packed(listed(read.picks, q[read.at]))
     if table:
@@ -143,56 +167,23 @@ def read_by(reads: Sequence[Read | None], q: torch.Tensor) -> list[np.ndarray | 
     return out
 
 
-class Ahead:
-    """What the sequences of several layers read, known before their queries: for PackedStack.run. Keeps it alive.
-
-    reads: layer by layer, a sequence each. shape: heads and dimensions of the queries."""
-
-    def __init__(self, reads: Sequence[Sequence[Read | None]], shape: tuple[int, int]) -> None:
-        room: dict[int, int] = {}  # of each sequence's places; every layer writes its own over the last layer's
-        for of_layer in reads:
-            for i, r in enumerate(of_layer):
-                if r is not None and isinstance(r.picks, Ranking):
-                    room[i] = max(room.get(i, 0), _room(r.picks))
-        to = {i: np.empty(n, dtype=np.int64) for i, n in room.items()}
-        self._alive: list[object] = [reads, to]
-        table, self.rank_from = list[tuple[int, ...]](), np.zeros(len(reads) + 1, dtype=np.int64)
-        self.picked = np.zeros((len(reads), len(reads[0])), dtype=np.int64)
-        for j, of_layer in enumerate(reads):
-            for i, r in enumerate(of_layer):
-                if r is None:
-                    continue
-                if isinstance(r.picks, Ranking):
-                    places = to[i]
-                    table += _heads(r, r.picks, places, shape)
-                else:
-                    places = r.behind.packed(r.picks)
-                    self._alive.append(places)
-                self.picked[j, i] = places.ctypes.data
-            self.rank_from[j + 1] = len(table)
-        self.heads = np.array(table, dtype=np.int64)
-
-    def addresses(self) -> tuple[int, int, int]:
-        """Of picked, heads and rank_from."""
-        return self.picked.ctypes.data, self.heads.ctypes.data, self.rank_from.ctypes.data
-
-
-def _room(ranking: Ranking) -> int:
+def room(ranking: Ranking) -> int:
     """Length of a row's packed places: an end a kv-head, and with each the row itself."""
     return 2 * len(ranking.cuts) + sum(ranking.counts())
 
 
-def _heads(read: Read, ranking: Ranking, out: np.ndarray, shape: tuple[int, int]) -> list[tuple[int, ...]]:
-    """The kv-heads of a row as native/ranking.h has them. shape: heads and dimensions of the queries."""
-    heads, (n, d) = len(ranking.cuts), shape
-    ends = [0, *itertools.accumulate(c + 1 for c in ranking.counts())]
-    before, to = read.behind.before.data_ptr(), out.ctypes.data
-    rows = list[tuple[int, ...]]()
-    for h, (told_by, cut, held) in enumerate(
-        zip(ranking.summaries, ranking.cuts, read.behind.held.tolist(), strict=True)
-    ):
-        cut.check(len(told_by), ranking.size, held + len(read.behind.before))
-        asks = ((read.at * n + h * n // heads) * d, n // heads, d, ranking.bounds)
-        blocks = (told_by.data_ptr(), told_by.dtype is torch.float16, ranking.size, *cut)
-        rows.append((*asks, *blocks, before, held, read.behind.local, to, h, heads, ends[h]))
+def heads_of(read: Read, ranking: Ranking, out: np.ndarray, shape: tuple[int, int]) -> list[HeadRow]:
+    """The kv-heads of a row whose places are to come into `out`. shape: heads and dimensions of the queries."""
+    heads, (n, d), behind = len(ranking.cuts), shape, read.behind
+    starts = itertools.accumulate((c + 1 for c in ranking.counts()), initial=0)
+    rows = list[HeadRow]()
+    for h, (told_by, cut, held, start) in enumerate(zip(ranking.summaries, ranking.cuts, behind.held.tolist(), starts)):
+        cut.check(len(told_by), ranking.size, held + len(behind.before))
+        rows.append(
+            HeadRow(
+                (read.at * n + h * n // heads) * d, n // heads, d, ranking.bounds, told_by.data_ptr(),
+                told_by.dtype is torch.float16, ranking.size, *cut, behind.before.data_ptr(), held, behind.local,
+                out.ctypes.data, h, heads, start,
+            )
+        )  # fmt: skip
     return rows

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from fewer.kernels.ahead import Ahead
 from fewer.kernels.attention import Step
 from fewer.kernels.block import PackedBlock
 from fewer.kernels.native import native
-from fewer.kernels.ranking import Ahead
 from fewer.models.spec import Spec
 
 

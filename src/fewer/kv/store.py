@@ -54,11 +54,12 @@ class Sequence:
         self.step: tuple[object, object] | None = (
             None  # what the last step was like and what it was handed, if it may recur
         )
+        self.reads: object | None = None  # what the last row to select read, if it may recur
         self._buffers: set[Buffer] | None = None
 
     def changed(self) -> None:
         """Other segments or another tail: what was derived from them is void."""
-        self.table = self.step = self._buffers = None
+        self.table = self.step = self.reads = self._buffers = None
 
     def buffers(self) -> set[Buffer]:
         if self._buffers is None:

@@ -100,6 +100,11 @@ class Select(Method):
         view: what is committed and, behind it, the in-flight rows this one descends from. The row itself is always read."""
         raise NotImplementedError
 
+    def holds(self, layer: int, row: int, view: View, told: Told, state: Any) -> int:
+        """Asked after a pick() that knows() allowed: how many entries may be appended, to each kv-head, until it must be asked
+        again? Till then it would say the same, with what was appended read too. Only of a Ranking and of None."""
+        return 0
+
     def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
         """q (m, Hq, d) rotated, of the rows of one piece of the prompt; view: what is committed and these m rows behind it.
         None = read all."""

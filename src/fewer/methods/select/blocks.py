@@ -16,6 +16,7 @@ the model wrote (they represent their blocks in order).
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
@@ -76,6 +77,23 @@ class BestBlocks(Select):
             told_by.append(self._index(layer, h, state).of(view, h, n) if fits else torch.zeros(0))
             cuts.append(self._cut(n, len(told_by[-1]), limit))
         return Ranking(told_by, self.block, cuts, self.bounds)
+
+    def holds(self, layer: int, row: int, view: View, told: Told, state: Index) -> int:
+        if state.limit is None or layer not in state.taking_part:
+            return sys.maxsize
+        lens, limit = view.lens().tolist(), state.limit
+        longest = max(lens)
+        return limit - longest if longest <= limit else min(self._unchanged(n, limit) for n in lens)
+
+    def _unchanged(self, n: int, limit: int) -> int:
+        """Entries that leave the cut of a kv-head with n as it is, but for its end."""
+        if n <= limit:
+            return limit - n
+        cut = self._cut(n, n // self.block, limit)
+        if cut.tail != cut.newest * self.block:  # the newest entries, whatever comes
+            return 0
+        until_block, until_old = ((-x - 1) % self.block for x in (n, n - self.recent))
+        return min(until_block, until_old, (limit - (n - cut.tail)) % self.block)
 
     def _index(self, layer: int, h: int, state: Index) -> Summaries:
         if (layer, h) not in state.blocks:
