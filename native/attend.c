@@ -17,7 +17,7 @@
  */
 #include "attend_tile.h"
 
-#define SCORE_FLOATS (256 * 1024) /* of one tile, about */
+#define SCORE_FLOATS (2048 * 1024) /* of one tile, about */
 #define MOST_QUERIES 96
 #define SHARED_KEYS 256 /* a tile of fewer keys is not worth sharing */
 

@@ -105,27 +105,27 @@ def test_whole_is_everything_before_the_block():
 
 def test_reads_fall_to_the_budget():
     """a-shape looks at nothing to decide: what is read can be counted by hand."""
-    method = PromptPatterns(budget=24, block=8, whole=0, exact=0, pattern="a-shape")
+    method = PromptPatterns(budget=24, block=8, whole=0, look=1, pattern="a-shape")
     _, ledger = generate(tiny_model(), PROMPT, use=[method], max_tokens=1, chunk=32)
-    heads = 3 * 2
+    heads, looking = 3 * 2, 32 + 64 + 96
     first_piece = 8 * (0 + 8 + 16 + 16) + 4 * 36
     others = 2 * (4 * 8 * 16 + 4 * 36)
-    assert ledger.kv_entries_read == heads * (first_piece + others)
+    assert ledger.kv_entries_read == heads * (first_piece + others + looking)
 
 
-def test_rows_that_are_exact_are_counted_and_change_nothing_else_when_all_are():
+def test_rows_that_look_read_all_and_are_counted():
     eng = Engine(tiny_model(), None, chunk=32)
     plain = eng.generate(PROMPT, max_tokens=1, logprobs=2)
     budget = {"budget": 24, "block": 8, "whole": 0, "pattern": "a-shape"}
     read = {}
-    for exact in (0, 4, 32):
-        read[exact] = eng.generate(PROMPT, use=[PromptPatterns(exact=exact, **budget)], max_tokens=1, logprobs=2)
+    for look in (1, 4, 32):
+        read[look] = eng.generate(PROMPT, use=[PromptPatterns(look=look, **budget)], max_tokens=1, logprobs=2)
     assert read[32].logprobs == plain.logprobs
-    assert read[0].logprobs != plain.logprobs
+    assert read[1].logprobs != plain.logprobs
     heads, pieces = 3 * 2, (0, 32, 64)
-    reads = {exact: result.ledger.kv_entries_read for exact, result in read.items()}
-    assert reads[4] - reads[0] == heads * sum(n + i + 1 for n in pieces for i in (7, 15, 23, 31))
-    assert reads[32] - reads[0] == plain.ledger.kv_entries_read
+    reads = {look: result.ledger.kv_entries_read for look, result in read.items()}
+    assert reads[4] - reads[1] == heads * sum(n + i + 1 for n in pieces for i in (7, 15, 23))
+    assert reads[32] - reads[1] == plain.ledger.kv_entries_read - heads * sum(n + 32 for n in pieces)
 
 
 def test_rows_of_a_block_move_by_what_its_exact_rows_gain_on_average():
@@ -150,7 +150,7 @@ def test_the_last_rows_read_all():
     """Blocks of 8 in pieces of 32: with the last 9 rows whole, two blocks of the last piece see everything before them."""
     reads = []
     for whole in (0, 9, len(PROMPT)):
-        method = PromptPatterns(budget=24, block=8, whole=whole, exact=0, pattern="a-shape")
+        method = PromptPatterns(budget=24, block=8, whole=whole, look=1, pattern="a-shape")
         reads.append(generate(tiny_model(), PROMPT, use=[method], max_tokens=1, chunk=32)[1].kv_entries_read)
     assert reads[1] - reads[0] == 3 * 2 * 8 * ((80 - 16) + (88 - 16))
     assert reads[2] == generate(tiny_model(), PROMPT, max_tokens=1, chunk=32)[1].kv_entries_read
@@ -160,13 +160,13 @@ def test_a_file_gives_each_head_its_pattern(tmp_path):
     file = tmp_path / "p.json"
     of = [[["a-shape", 0.5, 1.0], ["block-sparse", 0.5, 1.0]]] * 3
     file.write_text(json.dumps({"patterns": of}))
-    mixed = PromptPatterns(budget=24, block=8, whole=0, exact=0, file=str(file))
+    mixed = PromptPatterns(budget=24, block=8, whole=0, look=1, file=str(file))
     texts = [
         generate(tiny_model(), PROMPT, use=[m], max_tokens=1, chunk=32, logprobs=0)[1].kv_entries_read
         for m in (
             mixed,
-            PromptPatterns(budget=24, block=8, whole=0, exact=0, pattern="a-shape"),
-            PromptPatterns(budget=24, block=8, whole=0, exact=0, pattern="block-sparse"),
+            PromptPatterns(budget=24, block=8, whole=0, look=1, pattern="a-shape"),
+            PromptPatterns(budget=24, block=8, whole=0, look=1, pattern="block-sparse"),
         )
     ]
     assert texts[1] < texts[0] < texts[2]
@@ -229,7 +229,7 @@ def test_an_error_is_that_of_the_worst_query_head(monkeypatch):
     for scale in (1.0, 1e-3):
         held.v[:] = scale * v[0]
         found = Errors()
-        Survey(found, 0.1).pick_blocks(0, q, View([held], 1), Told(40, windows=(None,)), None)
+        Survey(found, 0.1).pick_blocks(0, q, View([held], 1), Told(40, windows=(None,)), None, None)
         errors.append(found.of[0, 0][CANDIDATES.index(Pattern("a-shape"))])
     off = []
     for i in (38, 39):  # places: four sinks, none nearer, and the block's own

@@ -53,7 +53,7 @@ def attend(
     o = torch.empty_like(q)
     mass = slots = None
     if probes is not None:
-        mass = torch.zeros(len(probes), q.shape[1], int(lens.max()))
+        mass = torch.empty(len(probes), q.shape[1], int(lens.max()))
         slots = torch.full((len(q),), -1)
         slots[torch.from_numpy(probes)] = torch.arange(len(probes))
     kernel.attend(q, o, step, 0, spec.n_kv_heads, spec.scale, window or 0, cap or 0.0, mass=mass, mass_slot=slots)

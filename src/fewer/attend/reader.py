@@ -7,6 +7,8 @@ step.py skips all this for groups that read the store as it lies.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,13 +17,14 @@ import torch
 from fewer.attend.one import attend
 from fewer.attend.tables import sequence_table
 from fewer.kernels.ranking import listed
-from fewer.kv.segment import Meter, Segment, pack_heads, pack_stacked
+from fewer.kv.segment import Meter, Segment, pack_stacked
 from fewer.kv.store import Sequence, Store
 from fewer.kv.view import View
 from fewer.models.layers import rotate
 from fewer.seams import Watcher
 from fewer.types import Group, Rows
 
+FEW = 8  # rows that read all at a time: what they gave each entry is kept for every query
 SCRATCH = Meter()  # temporary segments of one layer's read; not cache
 
 
@@ -56,6 +59,18 @@ def unrotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Te
     """The inverse of rotating x (T, H, d) by cos, sin (T, d/2), which may be longer than 1 together (YaRN)."""
     size = cos**2 + sin**2
     return rotate(x, cos / size, -sin / size)
+
+
+class FullRead:
+    """seams.Full for one layer of one piece; keeps what the rows got. read: rows -> o (w, Hq, d), attention per kv-head."""
+
+    def __init__(self, read: Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]) -> None:
+        self._read, self.rows, self.o = read, torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+
+    def __call__(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        self.rows = rows
+        self.o, seen = self._read(rows)
+        return seen
 
 
 class GroupRead:
@@ -192,19 +207,18 @@ class GroupRead:
         select, spec, m = self.seams.select, self.store.spec, len(q)
         assert select is not None
         view = View([*committed, staged], spec.n_kv_heads)
-        blocks = select.pick_blocks(layer, q, view, self.told, self.told.of(select))
+        whole = FullRead(partial(self._whole, layer, q, committed, staged, pos))
+        blocks = select.pick_blocks(layer, q, view, self.told, self.told.of(select), whole)
         if blocks is None:
             return None
         heads, g = range(spec.n_kv_heads), spec.n_heads // spec.n_kv_heads
-        entries = [(view.keys(h), view.values(h), view.positions(h)) for h in heads]
         probes, lens = self._probes(rows), view.lens()
         probs = [q.new_zeros(0 if probes is None else len(probes), g, int(n)) for n in lens]
         o = torch.empty_like(q)
         self.entries_read += blocks.looked
         for first, idx in zip(range(0, m, blocks.size), blocks.places, strict=True):
             b = min(blocks.size, m - first)
-            read = [[t[idx[h]] for h, t in enumerate(of)] for of in zip(*entries)]
-            old = [pack_heads(SCRATCH, *read)] if any(map(len, idx)) else []
+            old = [view.pick(idx, SCRATCH)] if any(map(len, idx)) else []
             own = Segment(staged.buffer, staged.k, staged.v, staged.pos, staged.start + first, np.full(len(heads), b))
             at = slice(first, first + b)
             asked = None if probes is None else probes[(probes >= first) & (probes < first + b)] - first
@@ -215,13 +229,31 @@ class GroupRead:
                 fresh = torch.arange(b) + int(lens[h]) - m + first
                 slots = torch.from_numpy(np.searchsorted(probes, asked + first))
                 probs[h][slots[:, None, None], torch.arange(g)[:, None], torch.cat([idx[h], fresh])] = p
-        if (exact := blocks.exact) is not None:
-            seen = torch.ones(m, m, dtype=torch.bool).tril()[exact]
-            true, _ = attend(q[exact], committed, staged, seen, pos[exact], layer, spec, self.native)
-            set_right(o, exact, true, blocks.size)
-            self.entries_read += int(lens.sum()) * len(exact) - int((m - 1 - exact).sum()) * spec.n_kv_heads
+        if len(whole.rows) and blocks.right:
+            set_right(o, whole.rows, whole.o, blocks.size)
         self._tell(layer, rows, probes, probs)
         return o
+
+    def _whole(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        committed: list[Segment],
+        staged: Segment,
+        pos: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Some rows of a piece read all: o (w, Hq, d) and, per kv-head, what they gave each entry (w, n_h)."""
+        o, sums, m, heads = [], list[list[torch.Tensor]](), len(q), self.store.spec.n_kv_heads
+        for at in rows.split(FEW):
+            seen = torch.ones(m, m, dtype=torch.bool).tril()[at]
+            probes = np.arange(len(at))
+            got, probs = attend(q[at], committed, staged, seen, pos[at], layer, self.store.spec, self.native, probes)
+            o.append(got)
+            sums.append([p.sum(1) for p in probs])
+            entries = sum(int(s.len.sum()) for s in committed) + m * heads
+            self.entries_read += entries * len(at) - int((m - 1 - at).sum()) * heads
+        return torch.cat(o), [torch.cat(of) for of in zip(*sums)]
 
     def _table(self, layer: int) -> np.ndarray | None:
         """The native descriptors of a layer's committed segments, where attention reads the store as it lies."""

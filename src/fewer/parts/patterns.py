@@ -38,7 +38,8 @@ class Pattern:
 @dataclass(frozen=True)
 class Piece:
     """One kv-head of one piece: its queries q (m, g, d), the keys of all entries k (n + m, d), score scale, block size,
-    how many places a block may read on average over heads, how many rows are looked at."""
+    how many places a block may read on average over heads, how many rows are looked at. seen: (w, n + m) `masses`, if
+    somebody has them."""
 
     q: torch.Tensor
     k: torch.Tensor
@@ -46,6 +47,7 @@ class Piece:
     size: int
     room: int
     look: int
+    seen: torch.Tensor | None = None
 
     def blocks(self) -> list[int]:
         """Entries before each block."""
@@ -60,6 +62,8 @@ class Piece:
     @cached_property
     def masses(self) -> torch.Tensor:
         """(w, n + m) attention of the looking rows, summed over the head's queries."""
+        if self.seen is not None:
+            return self.seen
         at, m, n = self.looking, len(self.q), len(self.k)
         hidden = torch.arange(m) > at[:, None]
         q, keys = self.q[at] * self.scale, self.k.to(self.q.dtype).T
@@ -125,7 +129,7 @@ def _vertical_slash(piece: Piece, room: int, share: float) -> Picked:
                 lines, left = lines - new, left - new
         read[by_column[:n].masked_fill(read, -1).topk(left).indices] = True
         out.append(read.nonzero().flatten())
-    return out, len(piece.looking) * len(piece.k)
+    return out, 0 if piece.seen is not None else len(piece.looking) * len(piece.k)
 
 
 def diagonals(mass: torch.Tensor, at: torch.Tensor, size: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ Every class says when it is called; a method overrides only what is new in its p
 """
 
 from fewer.seams.asks import Commit, Forward, Given, Part, Rewind, Splice, Work
-from fewer.seams.cache import Blocks, Codec, Retain, Select
+from fewer.seams.cache import Blocks, Codec, Full, Retain, Select
 from fewer.seams.drafting import BEST, Accept, Propose, Target
 from fewer.seams.knobs import budget_knob, knob, resolve_budget
 from fewer.seams.layers import Route
@@ -21,6 +21,7 @@ __all__ = [
     "Codec",
     "Commit",
     "Forward",
+    "Full",
     "Given",
     "Held",
     "Method",

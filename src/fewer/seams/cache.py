@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -58,18 +58,26 @@ class Retain(Method, Watcher):
         return 1 if self.acts == "always" and told.decoding else None
 
 
+class Full(Protocol):
+    """Lets some rows (w,) of a piece, ascending, read all: per kv-head what they gave each entry (w, n_h), summed over its
+    queries."""
+
+    def __call__(self, rows: torch.Tensor) -> list[torch.Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Blocks:
     """What the rows of a piece of the prompt read, `size` rows at a time.
 
     places[b][h]: ascending places of kv-head h among the entries before block b's first row. A block's rows see each other
-    as ever. looked: entries, summed over heads and rows, that were read to find this out. exact: (w,) rows that read everything
-    beside; what this changes in them, on average over a block, is added to the other rows of their block."""
+    as ever. looked: entries, summed over heads and rows, that were read to find this out beside those of Full. right: rows that
+    read all by Full keep what they read, and what this changes in them, on average over a block, is added to the other rows of
+    their block."""
 
     size: int
     places: list[list[torch.Tensor]]
     looked: int = 0
-    exact: torch.Tensor | None = None
+    right: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,9 @@ class Select(Method):
         again? Till then it would say the same, with what was appended read too. Only of a Ranking and of None."""
         return 0
 
-    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any, full: Full) -> Blocks | None:
         """q (m, Hq, d) rotated, of the rows of one piece of the prompt; view: what is committed and these m rows behind it.
-        None = read all."""
+        full: may be asked once which entries some rows look at. None = read all."""
         raise NotImplementedError
 
     def looks(self, layer: int, row: int, told: Told, state: Any) -> bool:

@@ -3,7 +3,7 @@
 The engine's way of evicting, selecting, routing and packing is fast and indirect. Here the same decisions are executed on
 plain lists, one token at a time, per layer and kv-head. The log probabilities must agree, whatever the method decided: a
 wrong head's index, a shifted position or a forgotten row shows at once. The method's own judgement is not what is tested.
-What this does not do: drafts (the run has none), rules that draw tokens themselves, corrections by exact rows.
+What this does not do: drafts (the run has none), rules that draw tokens themselves, corrections by rows that read all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,21 @@ from fewer.kv.view import View
 from fewer.models.decoder import Decoder
 from fewer.models.layers import rotate
 from fewer.models.rope import cos_sin
-from fewer.seams import Blocks, Codec, Commit, Forward, Given, Held, Method, Retain, Route, Select, Transform, Work
+from fewer.seams import (
+    Blocks,
+    Codec,
+    Commit,
+    Forward,
+    Full,
+    Given,
+    Held,
+    Method,
+    Retain,
+    Route,
+    Select,
+    Transform,
+    Work,
+)
 from fewer.types import Rows, Told
 
 Places = list[torch.Tensor]
@@ -72,10 +86,10 @@ class PickLog(Select):
             self.log.pick[layer, told.seen] = [i.clone() for i in listed(out, q)]
         return out
 
-    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
-        """A row's places: those of its block, and the block's rows before it. Exact rows correct rows that come before them,
-        which a replay token by token cannot: this run does without."""
-        out = super().pick_blocks(layer, q, view, told, state)
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any, full: Full) -> Blocks | None:
+        """A row's places: those of its block, and the block's rows before it. Rows that read all correct rows that come before
+        them, which a replay token by token cannot: this run does without."""
+        out = super().pick_blocks(layer, q, view, told, state, full)
         held = [int(n) - len(q) for n in view.lens()]
         if out is None:
             return None
@@ -83,7 +97,7 @@ class PickLog(Select):
             first = i - i % out.size
             places, own = out.places[i // out.size], torch.arange(first, i)
             self.log.pick[layer, told.seen + i] = [torch.cat([p, n + own]) for p, n in zip(places, held)]
-        return replace(out, exact=None)
+        return replace(out, right=False)
 
 
 class RouteLog(Route):

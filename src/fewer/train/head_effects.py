@@ -24,7 +24,7 @@ from fewer.kv.view import View
 from fewer.methods.select.prompt_patterns import PromptPatterns
 from fewer.parts.patterns import Pattern, Piece, pick
 from fewer.plan import PLAIN, Seams, plan
-from fewer.seams import Blocks, Select
+from fewer.seams import Blocks, Full, Select
 from fewer.types import Told
 
 Head = tuple[int, int]  # layer, kv-head
@@ -41,7 +41,7 @@ class Alone(Select):
     pattern: Pattern = field(default_factory=Pattern)
     room: int = 128
 
-    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any, full: Full) -> Blocks | None:
         h, size = self.head[1], PromptPatterns.block
         if layer != self.head[0] or int(view.lens()[h]) - len(q) <= self.room:
             return None

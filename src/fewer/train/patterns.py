@@ -33,7 +33,7 @@ from fewer.engine import Engine
 from fewer.kv.view import View
 from fewer.methods.select.prompt_patterns import PromptPatterns
 from fewer.parts.patterns import Pattern, Piece, pick
-from fewer.seams import Blocks, Select
+from fewer.seams import Blocks, Full, Select
 from fewer.train.head_effects import Head, effects
 from fewer.train.session import Session
 from fewer.types import Told
@@ -71,7 +71,7 @@ class Survey(Select):
     errors: Errors = field(default_factory=Errors, hash=False, compare=False)
     room: float = 0.15  # places a block, as a share of the entries before it
 
-    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any) -> Blocks | None:
+    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: Any, full: Full) -> Blocks | None:
         held = int(view.lens()[0]) - len(q)
         if held < 4 * BLOCK or told.windows[layer] is not None:
             return None

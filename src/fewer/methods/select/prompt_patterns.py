@@ -9,9 +9,10 @@ Rows of a block of `block` share their places; what is not picked is never read:
 
 Few heads look everywhere for something that columns and diagonals miss, and one of them can cost the model its memory;
 others change nothing that is read later. So the file also says how much of the budget is each head's, or that it reads all.
-`exact` rows of a piece, evenly spaced, read all, and the rows of their block move by what that changes in them on average:
-what a sparse reading misses is much the same for neighbours (Delta Attention, Willette et al., 2025, moves the rows that
-follow one exact row by all of its difference; here that made more errors than it mended, and the mean of a block fewer).
+The `look` rows of a piece, evenly spaced, that find the lines read all in any case. So what they get is exact, and the rows
+of their block move by what that changes in them on average: what a sparse reading misses is much the same for neighbours
+(Delta Attention, Willette et al., 2025, moves the rows that follow one exact row by all of its difference; here that made more
+errors than it mended, and the mean of a block fewer).
 Blocks that hold one of the prompt's last `whole` rows, the question as a rule, read all: they are few, and what their
 answer begins with rests on them (TriangleMix, He et al., 2025, reads its last rows so). The cache is whole and the answer
 reads all of it. Layers with a sliding window are left alone.
@@ -30,7 +31,7 @@ from fewer.errors import BadRequest
 from fewer.kv.view import View
 from fewer.parts.budget import limit, require_least
 from fewer.parts.patterns import KINDS, SINKS, SPARSE, Pattern, Piece, evenly, pick
-from fewer.seams import Blocks, Select, budget_knob, knob
+from fewer.seams import Blocks, Full, Select, budget_knob, knob
 from fewer.types import Told
 
 Table = list[list[Pattern]]  # layer -> kv-head
@@ -48,8 +49,9 @@ class PromptPatterns(Select):
     pattern: str = knob("vertical-slash", "shape of heads for which no file speaks", choices=SPARSE)
     columns: float = knob(0.8, "of vertical-slash: share of the places that are columns", low=0.0, high=1.0)
     block: int = knob(128, "rows that share their places", low=1)
-    look: int = knob(32, "rows of a piece that find its columns and diagonals", low=1)
-    exact: int = knob(16, "rows of a piece that read all, to set the others of their block right", low=0)
+    look: int = knob(
+        32, "rows of a piece that read all: they find its lines and set the others of their block right", low=1
+    )
     whole: int = knob(64, "last rows of the prompt whose blocks read all", low=0)
     file: str = knob("", "patterns of each head, written by `fewer train patterns`; none = `pattern` for all")
 
@@ -63,7 +65,9 @@ class PromptPatterns(Select):
         told.remembered(self)
         return limit(self.budget, told.prompt_len, self.block + SINKS)
 
-    def pick_blocks(self, layer: int, q: torch.Tensor, view: View, told: Told, state: int | None) -> Blocks | None:
+    def pick_blocks(
+        self, layer: int, q: torch.Tensor, view: View, told: Told, state: int | None, full: Full
+    ) -> Blocks | None:
         most = int(view.lens().max())
         if state is None or most <= state or told.windows[layer] is not None:
             return None
@@ -72,16 +76,14 @@ class PromptPatterns(Select):
         if not sparse:
             return None
         table, scale = told.remembered(self), q.shape[-1] ** -0.5
-        heads, looked = [], 0
+        heads, looked, seen = [], 0, full(evenly(len(q), self.look))
         for h, group in enumerate(q.chunk(view.n_heads, 1)):
             pattern = Pattern(self.pattern, self.columns) if table is None else table[layer][h]
-            piece = Piece(group, view.keys(h), scale, self.block, state - self.block, self.look)
-            places, seen = pick(pattern, piece)
+            piece = Piece(group, view.keys(h), scale, self.block, state - self.block, self.look, seen[h])
+            places, read = pick(pattern, piece)
             heads.append(places[: len(sparse)] + [torch.arange(n) for n in piece.blocks()[len(sparse) :]])
-            looked += seen
-        rows = min(len(sparse) * self.block, len(q))
-        exact = evenly(rows, self.exact) if self.exact else None
-        return Blocks(self.block, [list(of) for of in zip(*heads)], looked, exact)
+            looked += read
+        return Blocks(self.block, [list(of) for of in zip(*heads)], looked)
 
 
 def read_table(file: str, n_layers: int) -> Table:
