@@ -72,14 +72,27 @@ def test_rope_makes_room(fewer, tiny, tmp_path):
     assert said.code == 2 and "linear, ntk, yarn, power, truncated, random" in said.err
 
 
-def test_prefill_reads_one_document_for_all_questions(fewer, tiny, tmp_path):
+@pytest.mark.parametrize("documents", [1, 2])
+def test_prefill_reads_a_document_once_for_all_questions(fewer, tiny, tmp_path, documents):
     keep = tmp_path / "p.json"
-    flags = ["--length", "1100", "--questions", "3", "--plan", "minference:budget=200", "--keep", str(keep)]
+    flags = [
+        "--length",
+        "1100",
+        "--questions",
+        "3",
+        "--documents",
+        str(documents),
+        "--plan",
+        "minference:budget=200",
+        "--keep",
+        str(keep),
+    ]
     said = fewer("bench", "prefill", "-m", tiny, *flags)
-    assert said.code == 0 and "A document read sparsely" in said.out and "Facts told, by depth" in said.out
+    assert said.code == 0 and "Documents read sparsely" in said.out and "Facts told, by depth" in said.out
     plain, sparse = json.loads(keep.read_text())["results"].values()
-    assert plain["depths"] == [0.0, 0.5, 1.0] and plain["reads"] == 1.0 > sparse["reads"] > 0.1
-    assert len(plain["pieces"]) == len(sparse["pieces"]) == 3
+    assert plain["depths"] == [0.0, 0.5, 1.0] * documents and plain["reads"] == 1.0 > sparse["reads"] > 0.1
+    assert [len(of) for of in (*plain["pieces"], *sparse["pieces"])] == [3] * 2 * documents
+    assert len(plain["found"]) == len(sparse["found"]) == 3 * documents
     said = fewer("bench", "prefill", "-m", tiny, "--length", "1100", "--plan", "snapkv")
     assert said.code == 2 and "`fewer bench long` measures such a plan" in said.err
     said = fewer("bench", "prefill", "-m", tiny, "--length", "4000")

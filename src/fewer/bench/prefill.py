@@ -1,11 +1,12 @@
-"""`fewer bench prefill`: one long document read whole and by methods that read prompts sparsely, then asked many questions.
+"""`fewer bench prefill`: long documents read whole and by methods that read prompts sparsely, then asked many questions.
 
-Reading dominates at these lengths, so the document is read once a plan and every question starts from a fork of what was
+Reading dominates at these lengths, so a document is read once a plan and every question starts from a fork of what was
 read. Facts lie at even depths of real English; each question asks for one. The plans take turns piece by piece, so that all
 meet the same hours of the machine:
 
-    times    plain's seconds of reading / the plan's        late    the same for the last quarter of the pieces
+    times    plain's seconds of reading / the plan's        late    the same for the last quarter of a document's pieces
     reads    entries read, of plain's                       kept    facts told, of those that plain tells
+    score    facts told, of all
 
 The question is a part of the prompt and read as the plan reads; the answer is greedy and reads all, as these methods mean it.
 Does not: measure plans that keep less of the prompt, which need the question first (`fewer bench long`).
@@ -45,6 +46,7 @@ class Reader:
         self.seq, self.told = self.store.new(), self._told(0)
         self.seconds: list[float] = []
         self.reads = 0  # entries, of the document alone
+        self.found: list[float] = []  # a score a question
 
     def _told(self, seen: int) -> Told:
         spec = self.eng.model.spec
@@ -75,6 +77,10 @@ class Reader:
         finally:
             self.store.drop(seq)
 
+    def close(self) -> None:
+        """Free what was read."""
+        self.store.drop(self.seq)
+
     def _next(self, seq: int, ids: Sequence[int], told: Told, seams: Seams) -> int:
         """The likeliest token after these, which are read."""
         out, _ = self._forward(seq, ids, told, seams, np.array([len(ids) - 1]))
@@ -102,22 +108,56 @@ def measure(
     threads: int | None = None,
     texts: Path | None = None,
     keep: Path | None = None,
+    documents: int = 1,
 ) -> dict[str, Any]:
-    """{"what": "prefill", ..., "results": {plan: figures}}. texts: a folder, see long/texts.py. keep: file for the result.
+    """{"what": "prefill", ..., "results": {plan: figures}}. questions: a document. texts: a folder, see long/texts.py. keep:
+    file for the result, written anew as each document is done.
 
     Raises BadRequest, and what opening a model or making a plan raises."""
     seams = {WHOLE: PLAIN, **{p: plan([p]) for p in plans}}
     if wrong := next((p for p, s in seams.items() if p != WHOLE and not _sparse(s)), None):
         raise BadRequest(f"{wrong} does not read a prompt sparsely: `fewer bench long` measures such a plan")
-    if questions < 1 or length < 1024:
-        raise BadRequest(f"questions={questions} must be at least 1 and the length, {length}, at least 1024 tokens")
+    if min(questions, documents) < 1 or length < 1024:
+        raise BadRequest(
+            f"questions={questions} and documents={documents} must be at least 1, the length, {length}, at least 1024 tokens"
+        )
     say(f"loading {model}")
     eng = fewer.open(model, threads=threads, prefix_bytes=0)
-    tokenizer = eng.tokenizer
-    if tokenizer is None or length + ROOM > eng.model.spec.max_context:
+    if eng.tokenizer is None or length + ROOM > eng.model.spec.max_context:
         raise BadRequest(
             f"{model} needs a tokenizer and room for {length} + {ROOM} tokens, it has {eng.model.spec.max_context}"
         )
+    given = "".join(f" --plan '{p}'" for p in plans) + (f" --texts {texts}" if texts else "")
+    asked = f"--length {length} --questions {questions} --documents {documents} --seed {seed}"
+    out = {
+        **head("prefill", f"fewer bench prefill -m {model} {asked}{given}", seed),
+        "model": model,
+        "chunk": eng.chunk,
+    }
+    read, depths = dict[str, list[Reader]]({name: [] for name in seams}), list[float]()
+    for i in range(documents):
+        about = f"document {i + 1} of {documents}, " if documents > 1 else ""
+        items = _document(eng, seams, questions, length, seed + i, lambda s, about=about: say(about + s), texts, read)
+        depths += [item.depth for item in items]
+        out["results"] = {name: _figures(readers, read[WHOLE], depths) for name, readers in read.items()}
+        if keep is not None:
+            save(keep, out)
+    return out
+
+
+def _document(
+    eng: Engine,
+    seams: dict[str, Seams],
+    questions: int,
+    length: int,
+    seed: int,
+    say: Callable[[str], None],
+    texts: Path | None,
+    read: dict[str, list[Reader]],
+) -> list[LongItem]:
+    """One document, read and asked by every plan; its readers are added to `read`. -> what was asked."""
+    tokenizer = eng.tokenizer
+    assert tokenizer is not None
     items = about_one_text(questions, length, seed, lambda t: len(tokenizer.encode(t, bos=False)), load(texts))
     asked = [ids_of(eng, item) for item in items]
     document = asked[0][0][: min(len(ids) - n for ids, n in asked)]
@@ -127,21 +167,14 @@ def measure(
         for name, reader in readers.items():
             say(f"{at:,} of {len(document):,} tokens: {name}")
             reader.piece(document[at : at + eng.chunk])
-    given = "".join(f" --plan '{p}'" for p in plans) + (f" --texts {texts}" if texts else "")
-    command = f"fewer bench prefill -m {model} --length {length} --questions {questions} --seed {seed}{given}"
-    out: dict[str, Any] = {
-        **head("prefill", command, seed), "model": model, "tokens": len(document), "chunk": eng.chunk, "results": {},
-    }  # fmt: skip
     for name, reader in readers.items():
-        found = []
         for i, (item, (ids, _)) in enumerate(zip(items, asked)):
             say(f"question {i + 1} of {questions}: {name}")
             said = reader.answer(ids[len(document) :], item.max_tokens, tokenizer.eos)
-            found.append(item.score(tokenizer.decode(said)))
-        out["results"][name] = _figures(reader, found, items, readers[WHOLE], out["results"].get(WHOLE))
-        if keep is not None:
-            save(keep, out)
-    return out
+            reader.found.append(item.score(tokenizer.decode(said)))
+        reader.close()
+        read[name].append(reader)
+    return items
 
 
 def _sparse(seams: Seams) -> bool:
@@ -149,21 +182,30 @@ def _sparse(seams: Seams) -> bool:
     return select is not None and len(seams.methods()) == 1 and select.acts == "prompt"
 
 
-def _figures(
-    reader: Reader, found: list[float], items: list[LongItem], whole: Reader, plain: dict[str, Any] | None
-) -> dict[str, Any]:
-    """plain: those of the whole reading, None if these are it."""
-    late = -(-len(whole.seconds) // 4)
-    can = [i for i, f in enumerate(plain["found"] if plain else found) if f > 0]
+def _figures(readers: list[Reader], whole: list[Reader], depths: list[float]) -> dict[str, Any]:
+    """Of a plan's readers, a document each; whole: those that read all."""
+    found, can = ([x for r in of for x in r.found] for of in (readers, whole))
+    told = [i for i, f in enumerate(can) if f > 0]
+    seconds, late = (tuple(sum(map(of, rs)) for rs in (whole, readers)) for of in (_seconds, _late))
     return {
-        "seconds": round(sum(reader.seconds), 2),
-        "times": round(sum(whole.seconds) / sum(reader.seconds), 3),
-        "late": round(sum(whole.seconds[-late:]) / sum(reader.seconds[-late:]), 3),
-        "reads": round(reader.reads / whole.reads, 4),
+        "seconds": round(seconds[1], 2),
+        "times": round(seconds[0] / seconds[1], 3),
+        "late": round(late[0] / late[1], 3),
+        "reads": round(sum(r.reads for r in readers) / sum(r.reads for r in whole), 4),
         "score": round(sum(found) / len(found), 4),
-        "can": len(can),
-        "kept": round(sum(found[i] for i in can) / len(can), 4) if can else None,
+        "can": len(told),
+        "kept": round(sum(found[i] for i in told) / len(told), 4) if told else None,
         "found": found,
-        "depths": [item.depth for item in items],
-        "pieces": [round(s, 3) for s in reader.seconds],
+        "depths": depths,
+        "tokens": [r.told.seen for r in readers],
+        "pieces": [[round(s, 3) for s in r.seconds] for r in readers],
     }
+
+
+def _seconds(r: Reader) -> float:
+    return sum(r.seconds)
+
+
+def _late(r: Reader) -> float:
+    """Seconds of the last quarter of the pieces."""
+    return sum(r.seconds[-len(r.seconds) // 4 :])

@@ -284,15 +284,18 @@ def fill(r: dict[str, Any]) -> list[Sheet]:
 def prefill(r: dict[str, Any]) -> list[Sheet]:
     results = r["results"]
     keys = ("seconds", "times", "late", "reads", "score", "can", "kept")
-    note = f"{r['model']}, {r['tokens']:,} tokens in pieces of {r['chunk']:,}, the plans in turn. x: how many times as fast as "
-    note += "reading it whole; late: in the last quarter. Kept: of the facts that plain tells."
+    plain = next(iter(results.values()))
+    tokens, n = plain["tokens"], len(plain["found"]) // len(plain["tokens"])
+    of = f"{max(tokens):,} tokens" if len(tokens) == 1 else f"{len(tokens)} documents of {min(tokens):,} tokens or more"
+    note = f"{r['model']}, {of}, in pieces of {r['chunk']:,}, the plans in turn. x: how many times as fast as reading all; "
+    note += "late: in the last quarter. Kept: of the facts that plain tells."
     columns = ["plan", "seconds", "x plain", "x late", "entries read", "score", "plain can", "kept"]
-    depths = next(iter(results.values()))["depths"]
+    told = [[name, *(sum(x["found"][i::n]) / len(tokens) for i in range(n))] for name, x in results.items()]
     return [
-        Sheet("A document read sparsely", note, columns, [[n, *(x[k] for k in keys)] for n, x in results.items()], drawn=1),
+        Sheet("Documents read sparsely", note, columns, [[n, *(x[k] for k in keys)] for n, x in results.items()], drawn=1),
         Sheet(
-            "Facts told, by depth", "0 = the beginning, 1 = the end.", ["plan", *(f"{d:.2f}" for d in depths)],
-            [[n, *x["found"]] for n, x in results.items()], shaded=True,
+            "Facts told, by depth", "0 = the beginning, 1 = the end.", ["plan", *(f"{d:.2f}" for d in plain["depths"][:n])],
+            told, shaded=True,
         ),
     ]  # fmt: skip
 

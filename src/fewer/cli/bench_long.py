@@ -66,6 +66,7 @@ def prefill(
     ],
     length: Annotated[int, typer.Option("--length", help="Tokens of the document.")] = 4096,
     questions: Annotated[int, typer.Option("--questions", help="Facts in it, each asked for.")] = 8,
+    documents: Annotated[int, typer.Option("--documents", help="Documents, each of the next seed.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the document.")] = 0,
     texts: Texts = None,
     threads: o.Threads = None,
@@ -75,12 +76,12 @@ def prefill(
     html: Html = None,
     debug: o.Debug = False,
 ) -> None:
-    """A document read whole and sparsely, piece by piece in turn: seconds, entries read, and the facts each can tell."""
+    """Documents read whole and sparsely, piece by piece in turn: seconds, entries read, and the facts each can tell."""
     check(csv, html, keep)
     from fewer.bench.prefill import measure
 
     with telling() as say:
-        result = measure(model, plans, length, questions, seed, say, threads, texts, keep)
+        result = measure(model, plans, length, questions, seed, say, threads, texts, keep, documents)
     deliver(result, as_json, csv, html, keep)
 
 

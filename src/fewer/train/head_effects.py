@@ -98,5 +98,5 @@ def _read(eng: Engine, ids: Sequence[int], seams: Seams) -> list[Entries]:
         reader.piece(ids[at : at + eng.chunk])
     views = [reader.store.view(reader.seq, layer) for layer in range(eng.model.spec.n_layers)]
     out = [[(view.keys(h).float(), view.values(h).float()) for h in range(view.n_heads)] for view in views]
-    reader.store.drop(reader.seq)
+    reader.close()
     return out
