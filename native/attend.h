@@ -37,9 +37,9 @@ typedef struct {
     const float *q; /* (T, n_heads, d) */
     float *o;       /* (T, n_heads, d) */
     float *lse;     /* (T, n_heads) or NULL */
-    float *mass;    /* (slots, n_heads, mass_keys) or NULL */
+    float *mass;    /* (slots, mass_heads, mass_keys) or NULL; mass_heads: n_heads, or n_kv_heads for sums of their queries */
     const int64_t *mass_slot; /* (T,): slot of a row, or -1 */
-    long mass_keys;
+    long mass_heads, mass_keys;
     const int64_t *staged; /* in-flight entries behind the committed ones of each sequence's last segment */
     const uint8_t *const *visible; /* NULL, or per sequence NULL (causal, staged = rows) or a (rows, staged) matrix */
     /* NULL, or per sequence NULL or [ends of head 0 .. H-1, places of head 0, of head 1, ..]: what its rows read, and

@@ -26,9 +26,9 @@ static PyObject *py_attend(PyObject *self, PyObject *const *args, Py_ssize_t n) 
     (void)self;
     fw_attend_call c;
     fw_rows *r = &c.rows;
-    if (!fw_args("attend", args, n, "lppppllpppppllffpplp", &r->n_seq, &r->row_start, &r->tables, &r->nseg, &r->pos,
+    if (!fw_args("attend", args, n, "lppppllpppppllffppllp", &r->n_seq, &r->row_start, &r->tables, &r->nseg, &r->pos,
                  &r->n_kv_heads, &r->d, &c.visible, &c.staged, &c.q, &c.o, &c.lse, &c.n_heads, &c.window, &c.scale,
-                 &c.softcap, &c.mass, &c.mass_slot, &c.mass_keys, &c.picked) || !rows_ok(r))
+                 &c.softcap, &c.mass, &c.mass_slot, &c.mass_heads, &c.mass_keys, &c.picked) || !rows_ok(r))
         return NULL;
     if (!fw_picks_ok(&c))
         return PyErr_Format(PyExc_IndexError, FW_PICKS_WRONG);
@@ -45,6 +45,6 @@ PyMethodDef fw_attend_methods[] = {
      "append_kv(n_seq, row_start, tables, nseg, pos, n_kv_heads, head_dim, k, v): this step's rows into the tails."},
     {"attend", (PyCFunction)(void (*)(void))py_attend, METH_FASTCALL,
      "attend(n_seq, row_start, tables, nseg, pos, n_kv_heads, head_dim, visible, staged, q, o, lse, n_heads, window,\n"
-     "scale, softcap, mass, mass_slot, mass_keys, picked): attention of this step's rows; addresses as integers, 0 = absent."},
+     "scale, softcap, mass, mass_slot, mass_heads, mass_keys, picked): attention of this step's rows; addresses as integers, 0 = absent."},
     {NULL, NULL, 0, NULL},
 };

@@ -108,11 +108,41 @@ static void find_max(const fw_tile *t, float *max) {
     }
 }
 
-/* Where the probabilities of query i are wanted, or NULL. */
-static float *mass_row(const fw_tile *t, long i) {
+static int summed(const fw_attend_call *c) { return c->mass_heads < c->n_heads; }
+
+/* Where row r's probabilities are wanted, in `head` of the slot, or NULL. */
+static float *mass_at(const fw_tile *t, long r, long head) {
     const fw_attend_call *c = t->call;
-    long slot = c->mass ? (long)c->mass_slot[t->at + i / t->group] : -1;
-    return slot < 0 ? NULL : c->mass + (slot * c->n_heads + t->head * t->group + i % t->group) * c->mass_keys;
+    long slot = c->mass ? (long)c->mass_slot[t->at + r] : -1;
+    return slot < 0 ? NULL : c->mass + (slot * c->mass_heads + head) * c->mass_keys;
+}
+
+/* Where those of query i are wanted, or NULL. */
+static float *mass_row(const fw_tile *t, long i) {
+    return summed(t->call) ? NULL : mass_at(t, i / t->group, t->head * t->group + i % t->group);
+}
+
+static float by(int64_t sum, const fw_tile *t) { return sum == 0 ? 1.0f : (float)((double)sum / t->kernels->sum_units); }
+
+/* Each row's probabilities summed over its queries, from the scores; p: room for MIX_QUERIES blocks. */
+static void sum_mass(const fw_tile *t, const float *max, const int64_t *sum, float *p) {
+    int64_t spent[MIX_QUERIES];
+    for (long r = 0; r < t->rows; r++) {
+        float *to = mass_at(t, r, t->head);
+        if (!to) continue;
+        memset(to, 0, (size_t)t->call->mass_keys * sizeof(float));
+        for (long i = 0; i < t->n_blocks; i++)
+            for (long q = r * t->group, end = q + t->group, n; q < end; q += n) {
+                float of_block[FW_BLOCK] = {0};
+                n = end - q < MIX_QUERIES ? end - q : MIX_QUERIES;
+                t->kernels->soften(t->s + (i * t->n + q) * FW_BLOCK, t->n * FW_BLOCK, n, 1, max + q, spent, p);
+                for (long k = 0; k < n; k++) {
+                    float share = 1.0f / by(sum[q + k], t);
+                    for (long j = 0; j < FW_BLOCK; j++) of_block[j] += p[k * FW_BLOCK + j] * share;
+                }
+                for (long j = 0; j < t->blocks[i].keys; j++) to[t->blocks[i].ordinal + j] += of_block[j];
+            }
+    }
 }
 
 static void put_mass(const fw_tile *t, const fw_key_block *b, long blocks, long first, long n, const float *p) {
@@ -127,14 +157,13 @@ static void finish(const fw_tile *t, const float *acc, const float *max, const i
     const fw_attend_call *c = t->call;
     for (long i = 0; i < t->n; i++) {
         long at = (t->at + i / t->group) * c->n_heads + t->head * t->group + i % t->group;
-        double total = (double)sum[i] / t->kernels->sum_units;
-        float by = sum[i] == 0 ? 1.0f : (float)total;
+        float share = by(sum[i], t);
         for (long j = from; j < to && j < c->rows.d; j++)
-            c->o[at * c->rows.d + j] = acc[i * (to - from) + j - from] / by + 0.0f; /* + 0: never a negative zero */
+            c->o[at * c->rows.d + j] = acc[i * (to - from) + j - from] / share + 0.0f; /* + 0: never a negative zero */
         if (from > 0) continue;
-        if (c->lse) c->lse[at] = (float)((double)max[i] + log(total));
+        if (c->lse) c->lse[at] = (float)((double)max[i] + log((double)sum[i] / t->kernels->sum_units));
         float *mass = mass_row(t, i);
-        for (long j = 0; mass && j < c->mass_keys; j++) mass[j] /= by;
+        for (long j = 0; mass && j < c->mass_keys; j++) mass[j] /= share;
     }
 }
 
@@ -165,8 +194,9 @@ void fw_mix(const fw_tile *t, long from, long to) {
             t->kernels->soften(t->s + (i * t->n + j) * FW_BLOCK, t->n * FW_BLOCK, n, blocks, max + j, sum + j, p);
             for (long k = 0; j == 0 && k < blocks; k++) prefetch(t, i + AHEAD + k, FW_SEG_V, 2), prefetch(t, i + AHEAD + k, FW_SEG_V, 3);
             t->kernels->mix(p, blocks * FW_BLOCK, n, v, stride, keys, acc + j * width, width);
-            if (t->call->mass && from == 0) put_mass(t, b, blocks, j, n, p);
+            if (t->call->mass && !summed(t->call) && from == 0) put_mass(t, b, blocks, j, n, p);
         }
     }
     finish(t, acc, max, sum, from, to);
+    if (t->call->mass && summed(t->call) && from == 0) sum_mass(t, max, sum, p);
 }

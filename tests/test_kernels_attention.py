@@ -35,6 +35,13 @@ def test_equals_the_reference(isa, case):
     torch.testing.assert_close(o, o2, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(lse, lse2, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-6)
+    sums = torch.full((len(q), case["heads"], width), 5.0)
+    again, _ = run(q, tables, pos, rows, case["heads"], visible, mass=sums, mass_slot=slot, **how)
+    of_rows = got[: (len(q) + 1) // 2].unflatten(1, (case["heads"], -1)).sum(2)
+    torch.testing.assert_close(sums[: len(of_rows)], of_rows, rtol=2e-5, atol=2e-6)
+    assert torch.equal(again, o)
+    run(q, tables, pos, rows, case["heads"], visible, op=None, mass=sums, mass_slot=slot, **how)
+    torch.testing.assert_close(sums[: len(of_rows)], of_rows, rtol=2e-5, atol=2e-6)
 
 
 def random_picks(rng, keys: Keys) -> list[torch.Tensor]:

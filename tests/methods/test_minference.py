@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fewer.attend.reader import set_right
+from fewer.attend.full import set_right
 from fewer.engine import Engine
 from fewer.errors import BadRequest
 from fewer.kv.segment import Meter, pack_stacked

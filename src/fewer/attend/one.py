@@ -32,12 +32,15 @@ def attend(
     spec: Spec,
     in_place: bool,
     probes: np.ndarray | None = None,
+    summed: bool = False,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """q (m, Hq, d), pos (m,) int32 -> o (m, Hq, d); for `probes` (w,) rows also, a kv-head, probabilities (w, g, n_h)."""
+    """q (m, Hq, d), pos (m,) int32 -> o (m, Hq, d); for `probes` (w,) rows also, a kv-head, probabilities (w, g, n_h),
+    summed: (w, 1, n_h)."""
     window, cap = spec.windows[layer], spec.attn_softcap
     if not in_place:
         o, probs = reference.attend(q, committed, staged, visible, pos, window, spec.scale, cap)
-        return o, [] if probes is None else [p[torch.from_numpy(probes)] for p in probs]
+        wanted = [] if probes is None else [p[torch.from_numpy(probes)] for p in probs]
+        return o, [p.sum(1, keepdim=True) for p in wanted] if summed else wanted
     committed = [_readable(s) for s in committed]
     lens = sum((s.len for s in committed), staged.len.copy())
     tail = Segment(staged.buffer, staged.k, staged.v, staged.pos, staged.start, np.zeros_like(staged.len))
@@ -53,13 +56,14 @@ def attend(
     o = torch.empty_like(q)
     mass = slots = None
     if probes is not None:
-        mass = torch.empty(len(probes), q.shape[1], int(lens.max()))
+        g = 1 if summed else spec.n_heads // spec.n_kv_heads
+        mass = torch.empty(len(probes), g * spec.n_kv_heads, int(lens.max()))
         slots = torch.full((len(q),), -1)
         slots[torch.from_numpy(probes)] = torch.arange(len(probes))
     kernel.attend(q, o, step, 0, spec.n_kv_heads, spec.scale, window or 0, cap or 0.0, mass=mass, mass_slot=slots)
     if mass is None:
         return o, []
-    g = spec.n_heads // spec.n_kv_heads
+    g = mass.shape[1] // spec.n_kv_heads
     return o, [mass[:, h * g : (h + 1) * g, : int(lens[h])] for h in range(spec.n_kv_heads)]
 
 

@@ -7,13 +7,12 @@ step.py skips all this for groups that read the store as it lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from fewer.attend.full import FullRead, set_right
 from fewer.attend.one import attend
 from fewer.attend.tables import sequence_table
 from fewer.kernels.ranking import listed
@@ -24,7 +23,6 @@ from fewer.models.layers import rotate
 from fewer.seams import Watcher
 from fewer.types import Group, Rows
 
-FEW = 8  # rows that read all at a time: what they gave each entry is kept for every query
 SCRATCH = Meter()  # temporary segments of one layer's read; not cache
 
 
@@ -47,30 +45,10 @@ def ancestors(rows: Rows) -> torch.Tensor | None:
     return torch.from_numpy(seen)
 
 
-def set_right(o: torch.Tensor, at: torch.Tensor, true: torch.Tensor, size: int) -> None:
-    """Rows `at` of o (m, Hq, d) become `true`; the others of a block of `size` rows move by what that changes on average."""
-    off, of_block = true - o[at], at // size
-    for b in of_block.unique().tolist():
-        o[b * size : (b + 1) * size] += off[of_block == b].mean(0)
-    o[at] = true
-
-
 def unrotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """The inverse of rotating x (T, H, d) by cos, sin (T, d/2), which may be longer than 1 together (YaRN)."""
     size = cos**2 + sin**2
     return rotate(x, cos / size, -sin / size)
-
-
-class FullRead:
-    """seams.Full for one layer of one piece; keeps what the rows got. read: rows -> o (w, Hq, d), attention per kv-head."""
-
-    def __init__(self, read: Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]) -> None:
-        self._read, self.rows, self.o = read, torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-
-    def __call__(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        self.rows = rows
-        self.o, seen = self._read(rows)
-        return seen
 
 
 class GroupRead:
@@ -207,7 +185,7 @@ class GroupRead:
         select, spec, m = self.seams.select, self.store.spec, len(q)
         assert select is not None
         view = View([*committed, staged], spec.n_kv_heads)
-        whole = FullRead(partial(self._whole, layer, q, committed, staged, pos))
+        whole = FullRead(q, pos, committed, staged, layer, spec, self.native)
         blocks = select.pick_blocks(layer, q, view, self.told, self.told.of(select), whole)
         if blocks is None:
             return None
@@ -215,7 +193,7 @@ class GroupRead:
         probes, lens = self._probes(rows), view.lens()
         probs = [q.new_zeros(0 if probes is None else len(probes), g, int(n)) for n in lens]
         o = torch.empty_like(q)
-        self.entries_read += blocks.looked
+        self.entries_read += blocks.looked + whole.entries
         for first, idx in zip(range(0, m, blocks.size), blocks.places, strict=True):
             b = min(blocks.size, m - first)
             old = [view.pick(idx, SCRATCH)] if any(map(len, idx)) else []
@@ -233,27 +211,6 @@ class GroupRead:
             set_right(o, whole.rows, whole.o, blocks.size)
         self._tell(layer, rows, probes, probs)
         return o
-
-    def _whole(
-        self,
-        layer: int,
-        q: torch.Tensor,
-        committed: list[Segment],
-        staged: Segment,
-        pos: torch.Tensor,
-        rows: torch.Tensor,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Some rows of a piece read all: o (w, Hq, d) and, per kv-head, what they gave each entry (w, n_h)."""
-        o, sums, m, heads = [], list[list[torch.Tensor]](), len(q), self.store.spec.n_kv_heads
-        for at in rows.split(FEW):
-            seen = torch.ones(m, m, dtype=torch.bool).tril()[at]
-            probes = np.arange(len(at))
-            got, probs = attend(q[at], committed, staged, seen, pos[at], layer, self.store.spec, self.native, probes)
-            o.append(got)
-            sums.append([p.sum(1) for p in probs])
-            entries = sum(int(s.len.sum()) for s in committed) + m * heads
-            self.entries_read += entries * len(at) - int((m - 1 - at).sum()) * heads
-        return torch.cat(o), [torch.cat(of) for of in zip(*sums)]
 
     def _table(self, layer: int) -> np.ndarray | None:
         """The native descriptors of a layer's committed segments, where attention reads the store as it lies."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +130,24 @@ def measure(
         )
     given = "".join(f" --plan '{p}'" for p in plans) + (f" --texts {texts}" if texts else "")
     asked = f"--length {length} --questions {questions} --documents {documents} --seed {seed}"
-    out = {
+    out: dict[str, Any] = {
         **head("prefill", f"fewer bench prefill -m {model} {asked}{given}", seed),
         "model": model,
         "chunk": eng.chunk,
     }
-    read, depths = dict[str, list[Reader]]({name: [] for name in seams}), list[float]()
+    read, depths = dict[str, list[Reader]]({name: [] for name in seams}), list[float | None]()
     for i in range(documents):
-        about = f"document {i + 1} of {documents}, " if documents > 1 else ""
-        items = _document(eng, seams, questions, length, seed + i, lambda s, about=about: say(about + s), texts, read)
+        about = partial(_say, say, f"document {i + 1} of {documents}, " if documents > 1 else "")
+        items = _document(eng, seams, questions, length, seed + i, about, texts, read)
         depths += [item.depth for item in items]
         out["results"] = {name: _figures(readers, read[WHOLE], depths) for name, readers in read.items()}
         if keep is not None:
             save(keep, out)
     return out
+
+
+def _say(say: Callable[[str], None], about: str, what: str) -> None:
+    say(about + what)
 
 
 def _document(
@@ -182,7 +187,7 @@ def _sparse(seams: Seams) -> bool:
     return select is not None and len(seams.methods()) == 1 and select.acts == "prompt"
 
 
-def _figures(readers: list[Reader], whole: list[Reader], depths: list[float]) -> dict[str, Any]:
+def _figures(readers: list[Reader], whole: list[Reader], depths: list[float | None]) -> dict[str, Any]:
     """Of a plan's readers, a document each; whole: those that read all."""
     found, can = ([x for r in of for x in r.found] for of in (readers, whole))
     told = [i for i, f in enumerate(can) if f > 0]

@@ -137,9 +137,10 @@ def attend(
     q, o: (T, Hq, d) float32, d a multiple of 8 up to 256; query heads h*g..h*g+g-1 read kv-head h.
     window: 0 = none; else a row sees keys with 0 <= row position - key position < window. softcap: 0 = none.
     lse: (T, Hq) float32, receives log(sum of e^score).
-    mass: (slots, Hq, n) float32, receives the probabilities of each row r with mass_slot[r] >= 0, in that slot; by
-    place among the sequence's entries in order (in-flight ones last), 0 where the row does not see. mass_slot: (T,)
-    int64. n must be at least the sequence's entries. Values that a row does not see must still be finite.
+    mass: (slots, Hq, n) float32, receives the probabilities of each row r with mass_slot[r] >= 0, in that slot, or (slots,
+    n_kv_heads, n), sums over the kv-head's queries; by place among the sequence's entries in order (in-flight ones last),
+    0 where the row does not see. mass_slot: (T,) int64. n must be at least the sequence's entries. Values that a row does
+    not see must still be finite.
     picks: per sequence None or packed(..): what its rows read, and nothing else; probabilities are by place among these.
     Raises IndexError for places that do not ascend or are not there.
     """
@@ -153,15 +154,15 @@ def attend(
         _check("lse", lse, (rows, heads))
     if window < 0 or softcap < 0:
         raise ValueError(f"window {window} and softcap {softcap} must not be negative")
-    slots = _check_mass(mass, mass_slot, rows, heads) if mass is not None else 0
+    slots = _check_mass(mass, mass_slot, rows, (heads, n_kv_heads)) if mass is not None else 0
     if native is None:
         reference.attend_tables(q, o, step, layer, n_kv_heads, scale, window, softcap, lse, mass, mass_slot, picks)
         return
     picked_at = None if picks is None else _check_picks(picks, len(step.row_start) - 1, n_kv_heads)
-    mass_at, mass_keys = (0, 0) if mass is None else (mass.data_ptr(), mass.shape[2])
+    mass_at, mass_of = (0, (heads, 0)) if mass is None else (mass.data_ptr(), mass.shape[1:])
     native.attend(
         *step.of(layer), n_kv_heads, d, step._visible_at, step._staged_at, q.data_ptr(), o.data_ptr(),
-        0 if lse is None else lse.data_ptr(), heads, window, scale, softcap, mass_at, slots, mass_keys,
+        0 if lse is None else lse.data_ptr(), heads, window, scale, softcap, mass_at, slots, *mass_of,
         0 if picked_at is None else picked_at.ctypes.data,
     )  # fmt: skip
 
@@ -190,12 +191,12 @@ def _check_picks(picks: Sequence[np.ndarray | None], n_seq: int, heads: int) -> 
     return np.array([0 if p is None else p.ctypes.data for p in picks], dtype=np.int64)
 
 
-def _check_mass(mass: torch.Tensor, slot: torch.Tensor | None, rows: int, heads: int) -> int:
+def _check_mass(mass: torch.Tensor, slot: torch.Tensor | None, rows: int, heads: tuple[int, int]) -> int:
     """The address of `slot`, after checking that every slot exists; that `mass` has room is the caller's promise."""
     if slot is None or slot.dtype != torch.int64 or slot.shape != (rows,) or not slot.is_contiguous():
         raise TypeError(f"mass needs mass_slot, a contiguous int64 tensor ({rows},)")
-    if mass.dim() != 3 or mass.shape[1] != heads:
-        raise ValueError(f"mass is {tuple(mass.shape)}, expected (slots, {heads}, entries)")
+    if mass.dim() != 3 or mass.shape[1] not in heads:
+        raise ValueError(f"mass is {tuple(mass.shape)}, expected (slots, {heads[0]} or {heads[1]}, entries)")
     _check("mass", mass, tuple(mass.shape))
     if rows and int(slot.max()) >= mass.shape[0]:
         raise ValueError(f"mass_slot names slot {int(slot.max())}, mass has {mass.shape[0]}")
