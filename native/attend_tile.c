@@ -7,7 +7,7 @@
 #define MIX_QUERIES 24   /* queries whose probabilities stay in the first cache */
 #define RUN_FLOATS 8192L /* values that stay there too while several lots of queries use them */
 #define AHEAD 3 /* blocks to fetch before their turn */
-#define SHARES 4 /* of a block, fetched one at a time */
+#define SHARES 4 /* of a block, fetched one or two at a time */
 
 /* Scratch of a stage, handed out front to back in multiples of 64 bytes. */
 typedef struct { char *at; } arena;
@@ -43,20 +43,21 @@ static const float *entries(const fw_tile *t, const fw_key_block *b, int which, 
     return scratch;
 }
 
-/* Ask memory for a share (0 .. SHARES - 1) of block i's keys or values, if there is such a block: a long burst would stall. */
-static void prefetch(const fw_tile *t, long i, int which, int share) {
-    if (i >= t->n_blocks) return;
-    const fw_key_block *b = t->blocks + i;
-    long dtype = (long)b->seg[FW_SEG_DTYPE], bits = dtype == FW_HALVES ? 16 : 32;
-    int64_t at = b->seg[which];
-    if (dtype == FW_CODES) at = codes_of(b, which)[FW_CODE_AT], bits = (long)codes_of(b, which)[FW_CODE_BITS];
-    long row = t->call->rows.d * bits / 8, end = b->keys * (share + 1) / SHARES;
-    for (long i = b->keys * share / SHARES, n; i < end; i += n) {
-        const char *from = (const char *)(intptr_t)at + fw_entry(t, b, i) * row;
-        n = fw_run(b, i, end);
-        for (long line = 0; line < n * row; line += 64) {
-            __builtin_prefetch(from + line, 0, 2);
-            __asm__ volatile(""); /* else gcc 12 thinks that this function has no effect and drops the call */
+/* Ask memory for the shares from..to-1 of each of some blocks' keys or values, if there are such blocks: all at once would
+ * stall. */
+static void prefetch(const fw_tile *t, long first, long blocks, int which, int from, int to) {
+    for (const fw_key_block *b = t->blocks + first; b < t->blocks + t->n_blocks && blocks > 0; b++, blocks--) {
+        long dtype = (long)b->seg[FW_SEG_DTYPE], bits = dtype == FW_HALVES ? 16 : 32, end = b->keys * to / SHARES;
+        int64_t at = b->seg[which];
+        if (dtype == FW_CODES) at = codes_of(b, which)[FW_CODE_AT], bits = (long)codes_of(b, which)[FW_CODE_BITS];
+        long row = t->call->rows.d * bits / 8;
+        for (long i = b->keys * from / SHARES, n; i < end; i += n) {
+            const char *data = (const char *)(intptr_t)at + fw_entry(t, b, i) * row;
+            n = fw_run(b, i, end);
+            for (long line = 0; line < n * row; line += 64) {
+                __builtin_prefetch(data + line, 0, 2); /* into the second cache: faster, at 32k entries, than into the first */
+                __asm__ volatile(""); /* else gcc 12 thinks that this function has no effect and drops the call */
+            }
         }
     }
 }
@@ -83,17 +84,17 @@ void fw_score(const fw_tile *t, int part) {
         long stride;
         const float *keys = entries(t, b, FW_SEG_K, b->keys, FW_BLOCK, 0, t->dp, rows, &stride);
         float *s = t->s + i * t->n * FW_BLOCK;
-        prefetch(t, i + AHEAD, FW_SEG_K, 0);
+        prefetch(t, i + AHEAD, 1, FW_SEG_K, 0, 1);
         if (t->n <= k->few) k->dots(q, t->n, t->dp, keys, s);
         else {
             k->turn(keys, t->dp, kt);
-            prefetch(t, i + AHEAD, FW_SEG_K, 1);
+            prefetch(t, i + AHEAD, 1, FW_SEG_K, 1, 2);
             k->dots_turned(q, t->n, t->dp, kt, s);
         }
-        prefetch(t, i + AHEAD, FW_SEG_K, 2);
+        prefetch(t, i + AHEAD, 1, FW_SEG_K, 2, 3);
         if (b->masked) fw_mask_of(t, b, mask);
         k->settle(s, t->rows, t->group, b->masked ? mask : NULL, t->call->softcap, lanes);
-        prefetch(t, i + AHEAD, FW_SEG_K, 3);
+        prefetch(t, i + AHEAD, 1, FW_SEG_K, 3, 4);
     }
 }
 
@@ -190,9 +191,9 @@ void fw_mix(const fw_tile *t, long from, long to) {
         const float *v = entries(t, b, FW_SEG_V, keys, keys, from, to, rows, &stride);
         for (long j = 0; j < t->n; j += MIX_QUERIES) {
             long n = t->n - j < MIX_QUERIES ? t->n - j : MIX_QUERIES;
-            for (long k = 0; j == 0 && k < blocks; k++) prefetch(t, i + AHEAD + k, FW_SEG_V, 0), prefetch(t, i + AHEAD + k, FW_SEG_V, 1);
+            if (j == 0) prefetch(t, i + AHEAD, blocks, FW_SEG_V, 0, 2);
             t->kernels->soften(t->s + (i * t->n + j) * FW_BLOCK, t->n * FW_BLOCK, n, blocks, max + j, sum + j, p);
-            for (long k = 0; j == 0 && k < blocks; k++) prefetch(t, i + AHEAD + k, FW_SEG_V, 2), prefetch(t, i + AHEAD + k, FW_SEG_V, 3);
+            if (j == 0) prefetch(t, i + AHEAD, blocks, FW_SEG_V, 2, 4);
             t->kernels->mix(p, blocks * FW_BLOCK, n, v, stride, keys, acc + j * width, width);
             if (t->call->mass && !summed(t->call) && from == 0) put_mass(t, b, blocks, j, n, p);
         }
