@@ -43,8 +43,8 @@ static const float *entries(const fw_tile *t, const fw_key_block *b, int which, 
     return scratch;
 }
 
-/* Ask memory for the shares from..to-1 of each of some blocks' keys or values, if there are such blocks: all at once would
- * stall. */
+/* Ask memory for the shares from..to-1 of each of some blocks' keys or values, if there are such blocks: all at once
+ * is slower. */
 static void prefetch(const fw_tile *t, long first, long blocks, int which, int from, int to) {
     for (const fw_key_block *b = t->blocks + first; b < t->blocks + t->n_blocks && blocks > 0; b++, blocks--) {
         long dtype = (long)b->seg[FW_SEG_DTYPE], bits = dtype == FW_HALVES ? 16 : 32, end = b->keys * to / SHARES;
@@ -109,7 +109,7 @@ static void find_max(const fw_tile *t, float *max) {
     }
 }
 
-static int summed(const fw_attend_call *c) { return c->mass_heads < c->n_heads; }
+static int summed(const fw_attend_call *c) { return c->mass && c->mass_heads < c->n_heads; }
 
 /* Where row r's probabilities are wanted, in `head` of the slot, or NULL. */
 static float *mass_at(const fw_tile *t, long r, long head) {
@@ -128,21 +128,22 @@ static float by(int64_t sum, const fw_tile *t) { return sum == 0 ? 1.0f : (float
 /* Each row's probabilities summed over its queries, from the scores; p: room for MIX_QUERIES blocks. */
 static void sum_mass(const fw_tile *t, const float *max, const int64_t *sum, float *p) {
     int64_t spent[MIX_QUERIES];
+    float share[MIX_QUERIES];
     for (long r = 0; r < t->rows; r++) {
         float *to = mass_at(t, r, t->head);
         if (!to) continue;
         memset(to, 0, (size_t)t->call->mass_keys * sizeof(float));
-        for (long i = 0; i < t->n_blocks; i++)
-            for (long q = r * t->group, end = q + t->group, n; q < end; q += n) {
+        for (long q = r * t->group, end = q + t->group, n; q < end; q += n) {
+            n = end - q < MIX_QUERIES ? end - q : MIX_QUERIES;
+            for (long k = 0; k < n; k++) share[k] = 1.0f / by(sum[q + k], t);
+            for (long i = 0; i < t->n_blocks; i++) {
                 float of_block[FW_BLOCK] = {0};
-                n = end - q < MIX_QUERIES ? end - q : MIX_QUERIES;
                 t->kernels->soften(t->s + (i * t->n + q) * FW_BLOCK, t->n * FW_BLOCK, n, 1, max + q, spent, p);
-                for (long k = 0; k < n; k++) {
-                    float share = 1.0f / by(sum[q + k], t);
-                    for (long j = 0; j < FW_BLOCK; j++) of_block[j] += p[k * FW_BLOCK + j] * share;
-                }
+                for (long k = 0; k < n; k++)
+                    for (long j = 0; j < FW_BLOCK; j++) of_block[j] += p[k * FW_BLOCK + j] * share[k];
                 for (long j = 0; j < t->blocks[i].keys; j++) to[t->blocks[i].ordinal + j] += of_block[j];
             }
+        }
     }
 }
 
@@ -199,5 +200,5 @@ void fw_mix(const fw_tile *t, long from, long to) {
         }
     }
     finish(t, acc, max, sum, from, to);
-    if (t->call->mass && summed(t->call) && from == 0) sum_mass(t, max, sum, p);
+    if (summed(t->call) && from == 0) sum_mass(t, max, sum, p);
 }

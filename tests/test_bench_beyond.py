@@ -75,18 +75,8 @@ def test_rope_makes_room(fewer, tiny, tmp_path):
 @pytest.mark.parametrize("documents", [1, 2])
 def test_prefill_reads_a_document_once_for_all_questions(fewer, tiny, tmp_path, documents):
     keep = tmp_path / "p.json"
-    flags = [
-        "--length",
-        "1100",
-        "--questions",
-        "3",
-        "--documents",
-        str(documents),
-        "--plan",
-        "minference:budget=200",
-        "--keep",
-        str(keep),
-    ]
+    flags = ["--length", "1100", "--questions", "3", "--documents", str(documents), "--keep", str(keep)]
+    flags += ["--plan", "minference:budget=200"]
     said = fewer("bench", "prefill", "-m", tiny, *flags)
     assert said.code == 0 and "Documents read sparsely" in said.out and "Facts told, by depth" in said.out
     plain, sparse = json.loads(keep.read_text())["results"].values()

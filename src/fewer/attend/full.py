@@ -36,7 +36,7 @@ class FullRead:
     def __call__(self, rows: torch.Tensor) -> list[torch.Tensor]:
         m, heads = len(self._q), self._spec.n_kv_heads
         held = sum(int(s.len.sum()) for s in self._committed)
-        before = torch.ones(m, m, dtype=torch.bool).tril()[rows]
+        before = torch.arange(m) <= rows[:, None]
         self.o, seen = attend(
             self._q[rows], self._committed, self._staged, before, self._pos[rows], self._layer, self._spec, self._native,
             np.arange(len(rows)), summed=True,

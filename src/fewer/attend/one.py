@@ -53,17 +53,15 @@ def attend(
         [visible if visible is None else visible.contiguous()],
         np.array([int(staged.len[0])]),
     )
-    o = torch.empty_like(q)
+    o, g = torch.empty_like(q), 1 if summed else spec.n_heads // spec.n_kv_heads
     mass = slots = None
     if probes is not None:
-        g = 1 if summed else spec.n_heads // spec.n_kv_heads
         mass = torch.empty(len(probes), g * spec.n_kv_heads, int(lens.max()))
         slots = torch.full((len(q),), -1)
         slots[torch.from_numpy(probes)] = torch.arange(len(probes))
     kernel.attend(q, o, step, 0, spec.n_kv_heads, spec.scale, window or 0, cap or 0.0, mass=mass, mass_slot=slots)
     if mass is None:
         return o, []
-    g = mass.shape[1] // spec.n_kv_heads
     return o, [mass[:, h * g : (h + 1) * g, : int(lens[h])] for h in range(spec.n_kv_heads)]
 
 

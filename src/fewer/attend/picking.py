@@ -71,7 +71,9 @@ class Picking:
 
         Rows that descend from others are asked layer by layer: what they pick among is made there."""
         last = first
-        while last < depth and not self._apart_from_whole and self._known(last):
+        if self._apart_from_whole:
+            return None
+        while last < depth and all(row is None or self._knows(row, last) for row in self._rows):
             last += 1
         if last == first:
             return None
@@ -137,15 +139,10 @@ class Picking:
         r.entries_read += self._heads + (int(lens.sum()) if picks is None else count(picks))
         return None if picks is None else Read(row.at, picks, Behind(row.local, row.before, lens - len(row.before)))
 
-    def _known(self, layer: int) -> bool:
-        """Do all rows that select know what they read there?"""
-        for row in self._rows:
-            if row is not None:
-                select, told = row.read.seams.select, row.read.told
-                assert select is not None
-                if not select.knows(layer, row.local, told, told.of(select)):
-                    return False
-        return True
+    def _knows(self, row: Row, layer: int) -> bool:
+        select, told = row.read.seams.select, row.read.told
+        assert select is not None
+        return select.knows(layer, row.local, told, told.of(select))
 
     def _foreseen(self, row: Row, first: int, last: int) -> Foreseen:
         """What a row that comes alone reads in the layers first .. last - 1: as in its last step, if that holds."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +134,12 @@ def measure(
         "model": model,
         "chunk": eng.chunk,
     }
+    encode, sources = eng.tokenizer.encode, load(texts)
     read, depths = dict[str, list[Reader]]({name: [] for name in seams}), list[float | None]()
     for i in range(documents):
-        about = partial(_say, say, f"document {i + 1} of {documents}, " if documents > 1 else "")
-        items = _document(eng, seams, questions, length, seed + i, about, texts, read)
+        about = f"document {i + 1} of {documents}, " if documents > 1 else ""
+        items = about_one_text(questions, length, seed + i, lambda t: len(encode(t, bos=False)), sources)
+        _document(eng, seams, items, about, say, read)
         depths += [item.depth for item in items]
         out["results"] = {name: _figures(readers, read[WHOLE], depths) for name, readers in read.items()}
         if keep is not None:
@@ -146,40 +147,32 @@ def measure(
     return out
 
 
-def _say(say: Callable[[str], None], about: str, what: str) -> None:
-    say(about + what)
-
-
 def _document(
     eng: Engine,
     seams: dict[str, Seams],
-    questions: int,
-    length: int,
-    seed: int,
+    items: list[LongItem],
+    about: str,
     say: Callable[[str], None],
-    texts: Path | None,
     read: dict[str, list[Reader]],
-) -> list[LongItem]:
-    """One document, read and asked by every plan; its readers are added to `read`. -> what was asked."""
+) -> None:
+    """The document of `items`, read and asked by every plan; its readers are added to `read`. about: before what is said."""
     tokenizer = eng.tokenizer
     assert tokenizer is not None
-    items = about_one_text(questions, length, seed, lambda t: len(tokenizer.encode(t, bos=False)), load(texts))
     asked = [ids_of(eng, item) for item in items]
     document = asked[0][0][: min(len(ids) - n for ids, n in asked)]
     longest = max(len(ids) for ids, _ in asked)
     readers = {name: Reader(eng, s, longest) for name, s in seams.items()}
     for at in range(0, len(document), eng.chunk):
         for name, reader in readers.items():
-            say(f"{at:,} of {len(document):,} tokens: {name}")
+            say(f"{about}{at:,} of {len(document):,} tokens: {name}")
             reader.piece(document[at : at + eng.chunk])
     for name, reader in readers.items():
         for i, (item, (ids, _)) in enumerate(zip(items, asked)):
-            say(f"question {i + 1} of {questions}: {name}")
+            say(f"{about}question {i + 1} of {len(items)}: {name}")
             said = reader.answer(ids[len(document) :], item.max_tokens, tokenizer.eos)
             reader.found.append(item.score(tokenizer.decode(said)))
         reader.close()
         read[name].append(reader)
-    return items
 
 
 def _sparse(seams: Seams) -> bool:
@@ -191,11 +184,10 @@ def _figures(readers: list[Reader], whole: list[Reader], depths: list[float | No
     """Of a plan's readers, a document each; whole: those that read all."""
     found, can = ([x for r in of for x in r.found] for of in (readers, whole))
     told = [i for i, f in enumerate(can) if f > 0]
-    seconds, late = (tuple(sum(map(of, rs)) for rs in (whole, readers)) for of in (_seconds, _late))
     return {
-        "seconds": round(seconds[1], 2),
-        "times": round(seconds[0] / seconds[1], 3),
-        "late": round(late[0] / late[1], 3),
+        "seconds": round(_seconds(readers), 2),
+        "times": round(_seconds(whole) / _seconds(readers), 3),
+        "late": round(_seconds(whole, late=True) / _seconds(readers, late=True), 3),
         "reads": round(sum(r.reads for r in readers) / sum(r.reads for r in whole), 4),
         "score": round(sum(found) / len(found), 4),
         "can": len(told),
@@ -207,10 +199,6 @@ def _figures(readers: list[Reader], whole: list[Reader], depths: list[float | No
     }
 
 
-def _seconds(r: Reader) -> float:
-    return sum(r.seconds)
-
-
-def _late(r: Reader) -> float:
-    """Seconds of the last quarter of the pieces."""
-    return sum(r.seconds[-len(r.seconds) // 4 :])
+def _seconds(readers: list[Reader], late: bool = False) -> float:
+    """Of reading. late: of the last quarter of each document's pieces."""
+    return sum(sum(r.seconds[-len(r.seconds) // 4 :] if late else r.seconds) for r in readers)

@@ -80,11 +80,9 @@ def attend_tables(
                 slot = mass_slot[first:last]
                 at = slot[slot >= 0]
                 summed = mass.shape[1] < q.shape[1]
-                mass[at, slice(h, h + 1) if summed else heads] = 0
-                probs = p[slot >= 0]
-                mass[at, slice(h, h + 1) if summed else heads, : len(k)] = (
-                    probs.sum(1, keepdim=True) if summed else probs
-                )
+                to, probs = slice(h, h + 1) if summed else heads, p[slot >= 0]
+                mass[at, to] = 0
+                mass[at, to, : len(k)] = probs.sum(1, keepdim=True) if summed else probs
 
 
 def _of_head(picked: torch.Tensor, h: int, heads: int, held: int) -> torch.Tensor:

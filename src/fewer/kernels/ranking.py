@@ -175,9 +175,10 @@ def room(ranking: Ranking) -> int:
 def heads_of(read: Read, ranking: Ranking, out: np.ndarray, shape: tuple[int, int]) -> list[HeadRow]:
     """The kv-heads of a row whose places are to come into `out`. shape: heads and dimensions of the queries."""
     heads, (n, d), behind = len(ranking.cuts), shape, read.behind
-    starts = itertools.accumulate((c + 1 for c in ranking.counts()), initial=0)
+    starts = itertools.accumulate((c + 1 for c in ranking.counts()[:-1]), initial=0)
     rows = list[HeadRow]()
-    for h, (told_by, cut, held, start) in enumerate(zip(ranking.summaries, ranking.cuts, behind.held.tolist(), starts)):
+    each = zip(ranking.summaries, ranking.cuts, behind.held.tolist(), starts, strict=True)
+    for h, (told_by, cut, held, start) in enumerate(each):
         cut.check(len(told_by), ranking.size, held + len(behind.before))
         rows.append(
             HeadRow(
